@@ -1,0 +1,47 @@
+# One command a task, the same here and in CI. `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DATASETS := $(VENV)/share/postgrad/datasets
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA_DIR ?= data
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-all check bench catalog clean
+
+help: ## list the tasks
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv with everything in it, postgrad's command included
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m workers.trainer.ingest builtins $(DATASETS)
+	touch $@
+
+serve: setup ## run the API, one worker and SQLite on http://$(HOST):$(PORT)
+	$(BIN)/postgrad serve --host $(HOST) --port $(PORT) --data-dir $(DATA_DIR)
+
+test: setup ## the default test suite (under 5 minutes on two cores)
+	$(BIN)/python -m pytest
+
+test-all: setup ## the default suite and the longer tests
+	$(BIN)/python -m pytest -m ''
+
+check: setup ## lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## the side-by-side measurements, one JSON line each
+	$(BIN)/python -m benchmarks
+
+catalog: setup ## regenerate jobs/catalog.json from the installed torch
+	$(BIN)/python -m workers.trainer.introspect
+
+clean: ## remove the virtual environment and caches (never data/)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

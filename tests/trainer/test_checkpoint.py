@@ -1,0 +1,235 @@
+"""Resume is bit-identical, checkpoints are whole or absent, and none is ever ahead of its curve."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.supervised import Supervised, job, prepare
+from workers.protocol import Checkpointed, Message, Points, Started
+from workers.trainer import recorder
+from workers.trainer.checkpoint import Checkpoints
+
+# Random layers, running statistics, a scheduler per iteration, optimizer state, metrics of training and validation.
+SPEC: dict[str, Any] = {
+    "dataset": {"type": "builtin", "name": "wine", "normalize": "standard"},
+    "split": {"train": 0.7, "val": 0.2, "test": 0.1},
+    "model": {
+        "type": "Sequential",
+        "layers": [
+            {"type": "Linear", "out_features": 24},
+            "BatchNorm1d",
+            "ReLU",
+            {"type": "Dropout", "p": 0.4},
+            {"type": "Linear", "out_features": 3},
+        ],
+    },
+    "loss": "CrossEntropyLoss",
+    "optimizer": {"type": "Adam", "lr": 0.01, "amsgrad": True},
+    "lr_scheduler": {"type": "CyclicLR", "base_lr": 0.001, "max_lr": 0.02, "step_size_up": 7, "interval": "iteration"},
+    "metrics": ["MulticlassAccuracy", "MulticlassAveragePrecision"],
+    "batch_size": 8,
+    "drop_last": True,
+    "epochs": 5,
+    "seed": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(autouse=True)
+def _points_leave_at_every_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(recorder, "FLUSH_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Supervised:
+    whole = job(sets, tmp_path_factory.mktemp("undisturbed"), SPEC)
+    ended = whole.attempt()
+    assert ended is not None
+    assert ended.state == "succeeded", whole.stderr
+    return whole
+
+
+def same(disturbed: Supervised, whole: Supervised) -> None:
+    assert disturbed.curve == whole.curve
+    for name in ("model.safetensors", "model.best.safetensors"):
+        assert disturbed.digest(name) == whole.digest(name)
+
+
+def at(iteration: int, do: str) -> Any:
+    return lambda _job, message: do if isinstance(message, Points) and message.iteration >= iteration else None
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("do", ["kill", "vanish", "give_back"])
+def test_resumes_bit_for_bit(
+    sets: Path, tmp_path: Path, undisturbed: Supervised, do: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    # Seconds between checkpoints: so short that they fall anywhere within an epoch.
+    monkeypatch.setattr("workers.trainer.attempt.Attempt._checkpoint_due", lambda _attempt: chance.random() < 0.15)
+    disturbed = job(sets, tmp_path, SPEC)
+    attempts = 0
+    for stop in sorted(chance.sample(range(1, 75), 3)):
+        disturbed.assignment = replace(disturbed.assignment, attempt=(attempts := attempts + 1))
+        ended = disturbed.attempt(at(stop, do))
+        assert ended is None or ended.state in ("given_back", "succeeded"), disturbed.stderr
+    if not disturbed.ended or disturbed.ended[-1].state != "succeeded":
+        disturbed.attempt()
+    assert disturbed.ended[-1].state == "succeeded", disturbed.stderr
+    assert any(s.resumed_from for s in disturbed.started) or do != "give_back"
+    same(disturbed, undisturbed)
+
+
+@pytest.mark.parametrize("stop", [20, 40, 70])
+def test_resumes_where_the_mean_train_loss_decides(
+    sets: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a validation part the epoch's running sum steers the scheduler and chooses the best weights."""
+    spec = SPEC | {"split": {"train": 1.0}, "lr_scheduler": {"type": "ReduceLROnPlateau", "patience": 0, "threshold": 0.3}}
+    monkeypatch.setattr("workers.trainer.attempt.Attempt._checkpoint_due", lambda _attempt: False)
+    whole, disturbed = job(sets, tmp_path / "whole", spec), job(sets, tmp_path / "disturbed", spec)
+    whole.attempt()
+    disturbed.attempt(at(stop, "give_back"))
+    disturbed.attempt()
+    assert len(set(whole.values("lr"))) > 1, "the scheduler never moved the learning rate"
+    same(disturbed, whole)
+
+
+def test_killed_when_all_is_trained_but_nothing_told(sets: Path, tmp_path: Path, undisturbed: Supervised) -> None:
+    """The last checkpoint knows that the test part has been evaluated: its points do not come twice."""
+    disturbed = job(sets, tmp_path, SPEC)
+    disturbed.attempt(lambda _job, message: "kill" if isinstance(message, Checkpointed) else None)
+    disturbed.attempt()
+    assert disturbed.started[-1].resumed_from == disturbed.started[-1].iterations
+    same(disturbed, undisturbed)
+
+
+def test_no_checkpoint_is_ahead_of_its_curve(sets: Path, tmp_path: Path) -> None:
+    """A supervisor that never says Stored gets points but no checkpoint and no weights."""
+    mute = job(sets, tmp_path, SPEC | {"checkpoint": {"every_n_epochs": 1}})
+    mute.stores = False
+    mute.attempt(lambda job, message: "vanish" if isinstance(message, Points) and "val/loss" in job.curve else None)
+    assert mute.checkpoints == []
+    assert not list(tmp_path.glob("checkpoints/*.json"))
+    assert not (tmp_path / "artifacts").exists()
+    assert "supervisor is gone" in mute.stderr
+
+
+def test_a_checkpoint_per_epoch_when_asked(sets: Path, tmp_path: Path) -> None:
+    every = job(sets, tmp_path, SPEC | {"checkpoint": {"every_n_epochs": 2, "keep": 1}})
+    every.attempt()
+    assert [(c.epoch, c.iteration) for c in every.checkpoints] == [(2, 30), (4, 60), (5, 75)]
+    assert [p.name for p in sorted(tmp_path.glob("checkpoints/*"))] == ["000000000075.json", "000000000075.pt"]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(sets: Path, tmp_path: Path, undisturbed: Supervised) -> None:
+    damaged = job(sets, tmp_path, SPEC | {"checkpoint": {"every_n_epochs": 1, "keep": 2}})
+
+    def third(_job: Supervised, message: Message) -> str | None:
+        return "kill" if isinstance(message, Checkpointed) and message.epoch == 3 else None
+
+    damaged.attempt(third)
+    newest = sorted(tmp_path.glob("checkpoints/*.pt"))[-1]
+    flip_a_bit(newest)
+    damaged.attempt()
+    resumed: Started = damaged.started[-1]
+    assert resumed.resumed_from == int(newest.stem) - 15
+    assert any(f"iteration {int(newest.stem)} is damaged" in note for note in resumed.notes)
+    same(damaged, undisturbed)
+
+
+def test_another_environment_is_said_out_loud(sets: Path, tmp_path: Path) -> None:
+    elsewhere = job(sets, tmp_path, SPEC | {"epochs": 1})
+    elsewhere.attempt()
+    first = elsewhere.started[0]
+    assert first.notes == []
+    elsewhere.assignment = replace(elsewhere.assignment, environment=first.environment)
+    elsewhere.attempt()
+    assert elsewhere.started[1].notes == []
+    elsewhere.assignment = replace(elsewhere.assignment, environment=first.environment | {"torch": "2.12.0"})
+    elsewhere.attempt()
+    assert "torch 2.12.0 -> " in elsewhere.started[2].notes[0]
+
+
+# ---- the files alone
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def save(checkpoints: Checkpoints, iteration: int) -> None:
+    checkpoints.save({"iteration": iteration, "tensor": torch.arange(100)}, iteration, 1, lambda: None)
+
+
+def test_the_newest_are_kept_with_manifests(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for iteration in (5, 10, 200):
+        save(checkpoints, iteration)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "000000000010.json",
+        "000000000010.pt",
+        "000000000200.json",
+        "000000000200.pt",
+    ]
+    manifest = json.loads((tmp_path / "000000000200.json").read_text())
+    assert manifest["sha256"] == hashlib.sha256((tmp_path / "000000000200.pt").read_bytes()).hexdigest()
+    state, notes = checkpoints.latest()
+    assert state is not None
+    assert (state["iteration"], notes) == (200, [])
+
+
+def test_a_failure_before_the_rename_changes_nothing(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 5)
+
+    def gone() -> None:
+        raise EOFError
+
+    with pytest.raises(EOFError):
+        checkpoints.save({"iteration": 6}, 6, 1, gone)
+    state, notes = checkpoints.latest()
+    assert state is not None
+    assert (state["iteration"], notes) == (5, [])
+
+
+@pytest.mark.parametrize("harm", ["bit", "short", "gone", "manifest"])
+def test_damage_of_every_kind_is_noticed(tmp_path: Path, harm: str) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    path = tmp_path / "000000000002.pt"
+    match harm:
+        case "bit":
+            flip_a_bit(path)
+        case "short":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "gone":
+            path.unlink()
+        case "manifest":
+            (tmp_path / "000000000002.json").write_text("{")
+    state, notes = checkpoints.latest()
+    assert state is not None
+    assert state["iteration"] == 1
+    assert len(notes) == 1
+    save(checkpoints, 3)  # the damaged one does not push the good one out
+    assert {p.stem for p in tmp_path.glob("*.json")} == {"000000000001", "000000000003"}
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "none", keep=2).latest() == (None, [])

@@ -1,0 +1,67 @@
+"""Files of a job, written whole or not at all: a temporary file, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+LAST, BEST, SPEC = "model.safetensors", "model.best.safetensors", "spec.json"
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a temporary file beside `path` and publishes it under that name. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's parameters and buffers on the CPU: contiguous, and no two sharing memory, as safetensors wants."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()
+    }
+
+
+class Artifacts:
+    """`artifacts/` of one job: the last weights, the best weights and the spec they came from."""
+
+    def __init__(self, folder: Path, spec: str) -> None:
+        self._folder, self._spec = folder, spec
+        self._best: dict[str, Tensor] | None = None  # better than what is on disk, not written yet
+
+    def keep_best(self, model: nn.Module) -> None:
+        """Remembers the weights as they are. They reach the disk with the next checkpoint or at the end, not every epoch."""
+        self._best = weights(model)
+
+    def write_best(self) -> None:
+        """Raises OSError."""
+        if self._best is not None:
+            best, self._best = self._best, None
+            write_whole(self._folder / BEST, lambda path: save_file(best, path, metadata={"format": "pt"}))
+
+    def write_last(self, model: nn.Module) -> None:
+        """Best weights, last weights and spec. Raises OSError."""
+        self.write_best()
+        last = weights(model)
+        write_whole(self._folder / LAST, lambda path: save_file(last, path, metadata={"format": "pt"}))
+        self.write_spec()
+
+    def write_spec(self) -> None:
+        write_whole(self._folder / SPEC, lambda path: path.write_text(self._spec, encoding="utf-8"))

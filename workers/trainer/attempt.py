@@ -1,0 +1,262 @@
+"""One attempt at one job, from an assignment to its last word: builds the four steps, resumes, trains, saves.
+
+`run` never raises for a fault of the job: every fault becomes one Ended message, and its traceback goes to the job's log.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
+from workers.protocol import Assignment, Channel, Checkpointed, Ended, Started
+from workers.trainer import checkpoint
+from workers.trainer.artifacts import Artifacts
+from workers.trainer.checkpoint import Checkpoints
+from workers.trainer.control import Control, SupervisorGone
+from workers.trainer.data import InvalidData, Part, describe, load
+from workers.trainer.effective import effective_spec
+from workers.trainer.feed import Feed
+from workers.trainer.loop import Position, Steps, Stopped, train
+from workers.trainer.model import BuildProblem, build, complete
+from workers.trainer.objective import Metrics, build_loss, build_optimizer, build_scheduler
+from workers.trainer.recorder import Diverged, Recorder
+
+MESSAGE_CHARACTERS = 2000
+
+
+def run(assignment: Assignment, channel: Channel) -> None:
+    """Trains and sends Started, Points, Checkpointed and exactly one Ended. Says nothing more once the supervisor is gone."""
+    control = Control(channel)
+    try:
+        control.send(_outcome(assignment, control))
+    except SupervisorGone:
+        print("the supervisor is gone; this attempt ends here", file=sys.stderr)
+
+
+def _outcome(assignment: Assignment, control: Control) -> Ended:
+    """The attempt's last word, whatever happens in it. Raises SupervisorGone only."""
+    try:
+        return Attempt(assignment, control).run()
+    except SupervisorGone:
+        raise
+    except (InvalidSpec, InvalidData, BuildProblem) as error:
+        first = error.problems[0]
+        reason = "invalid_data" if isinstance(error, InvalidData) else "invalid_spec"
+        return Ended("failed", reason, _short(first.detail), first.pointer)
+    except Exception as error:
+        traceback.print_exc()
+        reason = "out_of_memory" if _out_of_memory(error) else "error"
+        return Ended("failed", reason, _short(f"{type(error).__name__}: {error}"))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARACTERS else text[:MESSAGE_CHARACTERS] + " ..."
+
+
+def set_up_torch(device: torch.device, threads: int) -> None:
+    """Threads as assigned; on CUDA no TF32 and cuDNN's deterministic algorithms, since `precision` promises 32 bits.
+
+    On the CPU nothing else is set: the promise there is the bits of a plain loop.
+    """
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What, besides the spec, decides the bits of a run."""
+    found = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
+        "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+        "python": platform.python_version(),
+    }
+    if device.type == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return found
+
+
+def changes(first: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
+    """One sentence when this attempt's environment is not the first attempt's, else none."""
+    if first is None:
+        return []
+    parts = [f"{key} {first.get(key)} -> {value}" for key, value in now.items() if first.get(key) != value]
+    if not parts:
+        return []
+    return [f"another environment than the first attempt's ({', '.join(parts)}): values may differ in their last bits"]
+
+
+class Attempt:
+    """Owns the parts of one attempt and what happens between two iterations."""
+
+    def __init__(self, assignment: Assignment, control: Control) -> None:
+        """Builds the four steps in the order of rule 4. Raises InvalidSpec, InvalidData, BuildProblem and torch's errors."""
+        self._began = time.monotonic()
+        self._assignment, self._control = assignment, control
+        self._spec = parse(json.loads(assignment.spec))
+        self._device = torch.device(assignment.device)
+        set_up_torch(self._device, assignment.threads)
+        folder = Path(assignment.job_folder)
+        self._artifacts = Artifacts(folder / "artifacts", assignment.spec)
+        self._checkpoints = Checkpoints(folder / "checkpoints", self._spec.checkpoint.keep)
+        self._recorder = Recorder(control.send, self._device)
+        self._steps, self._effective = self._build()
+        self._position = Position()
+        self._seconds_before = 0.0  # of training, in the attempts that led to the checkpoint
+        self._saved_at, self._saved_iteration = time.monotonic(), 0
+        self._saved_epochs = 0
+
+    def run(self) -> Ended:
+        """From here to the end. Raises SupervisorGone and whatever is a fault of the job but not Stopped or Diverged."""
+        self._control.send(self._start())
+        if self._spec.timeout_seconds is not None:
+            self._control.stop_after(self._spec.timeout_seconds - self._seconds())
+        try:
+            why = self._train()
+        except Diverged as diverged:
+            self._recorder.send()
+            self._control.settle()
+            self._artifacts.write_best()
+            return Ended("failed", "diverged", str(diverged))
+        except Exception:
+            self._recorder.send()  # what led up to the fault; a failed device is not read again
+            raise
+        if why == "give_back":
+            return Ended("given_back")
+        self._control.settle()
+        self._artifacts.write_last(self._steps.model)
+        if why == "timeout":
+            return Ended("failed", "timeout", f"the job ran for its timeout_seconds ({self._spec.timeout_seconds:g})")
+        return Ended("succeeded" if why is None else "cancelled")
+
+    def _train(self) -> str | None:
+        """None at the end of the run, or why it stopped; every point has been sent. Raises Diverged."""
+        steps, position, control = self._steps, self._position, self._control
+        try:
+            train(steps, position, self._recorder, control.should_stop, self._rest, self._keep_best)
+        except Stopped as stopped:
+            if stopped.why == "give_back" and position.iteration > self._saved_iteration:
+                self._save()
+            self._recorder.flush()
+            return stopped.why
+        return None
+
+    # ---- before the first iteration
+
+    def _build(self) -> tuple[Steps, dict[str, Any]]:
+        spec, dataset, device = self._spec, Path(self._assignment.dataset), self._device
+        description = describe(spec, dataset)
+        completed = complete(spec, description)
+        parts = load(spec, dataset)
+        torch.manual_seed(spec.seed)
+        model = build(completed)
+        loss = build_loss(spec)
+        optimizer = build_optimizer(spec, model.parameters())
+        scheduler = build_scheduler(spec, optimizer)
+        model.to(device)
+        loss.to(device)
+        effective = effective_spec(spec, completed, loss, optimizer, scheduler, str(device))
+        steps = Steps(
+            feed=_feed(spec, parts.train, device),
+            val=_moved(parts.val, device),
+            test=_moved(parts.test, device),
+            model=model,
+            loss=loss,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            train_metrics=Metrics(spec, description, device),
+            eval_metrics=Metrics(spec, description, device),
+            batch_size=spec.batch_size,
+            epochs=spec.epochs,
+            scheduler_interval=spec.lr_scheduler.interval if spec.lr_scheduler else "epoch",
+            max_grad_norm=spec.max_grad_norm,
+        )
+        if steps.feed.batches == 0:
+            detail = f"drop_last leaves no batch of {spec.batch_size}: the training part has {len(parts.train)} rows"
+            raise InvalidSpec([SpecProblem("/batch_size", "out_of_range", detail)])
+        return steps, effective
+
+    def _start(self) -> Started:
+        """Takes up the newest whole checkpoint, if there is one."""
+        state, notes = self._checkpoints.latest()
+        if state is not None:
+            self._seconds_before = state["seconds"]
+            self._position = checkpoint.restore(state, self._steps, self._recorder)
+            self._saved_iteration, self._saved_epochs = self._position.iteration, self._position.epochs
+        here = environment(self._device)
+        parameters = list(self._steps.model.parameters())
+        return Started(
+            environment=here,
+            effective_spec=self._effective,
+            parameters={
+                "total": sum(p.numel() for p in parameters),
+                "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+            },
+            iterations=self._steps.iterations,
+            resumed_from=self._position.iteration,
+            notes=notes + changes(self._assignment.environment, here),
+        )
+
+    # ---- between two iterations
+
+    def _rest(self) -> None:
+        """Points leave when they are due, and a checkpoint is saved when it is."""
+        self._recorder.flush_if_due()
+        if self._checkpoint_due():
+            self._save()
+
+    def _checkpoint_due(self) -> bool:
+        plan, position = self._spec.checkpoint, self._position
+        if position.finished:
+            return True
+        if plan.every_seconds is not None and time.monotonic() - self._saved_at >= plan.every_seconds:
+            return True
+        every = plan.every_n_epochs
+        return every is not None and position.batches == 0 and position.epochs - self._saved_epochs >= every
+
+    def _save(self) -> None:
+        """One checkpoint, and the best weights that belong to it, after every point up to here has been stored."""
+        position = self._position
+        self._recorder.flush()
+        state = checkpoint.capture(self._steps, position, self._recorder) | {"seconds": self._seconds()}
+        self._checkpoints.save(state, position.iteration, position.epoch, self._before_rename)
+        self._saved_at, self._saved_iteration, self._saved_epochs = time.monotonic(), position.iteration, position.epochs
+        self._control.send(Checkpointed(position.iteration, position.epoch))
+
+    def _before_rename(self) -> None:
+        self._control.settle()
+        self._artifacts.write_best()
+
+    def _keep_best(self) -> None:
+        self._artifacts.keep_best(self._steps.model)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._began
+
+
+def _feed(spec: JobSpec, part: Part, device: torch.device) -> Feed:
+    return Feed(part, spec.batch_size, shuffle=spec.shuffle, drop_last=spec.drop_last, seed=spec.seed, device=device)
+
+
+def _moved(part: Part, device: torch.device) -> Part:
+    return Part(part.x.to(device), part.y.to(device))

@@ -1,0 +1,119 @@
+"""The warm checker: builds a spec without memory and tells what is wrong. `python -m workers.trainer.check`.
+
+One JSON line in, one out. In: {"id", "spec": long form, "dataset": folder}. Out: {"id", "problems": [{pointer, code, detail}],
+"effective_spec", "parameters": {"total", "trainable"}}. The first line out, once warm, is {"ready": true, "torch": version}.
+Layers are built on the meta device, and only loss and metrics see numbers, two rows of them: no question can take much memory
+or time. A question never ends the process; what is not a problem of the spec comes back as {"id", "error"}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+# Before torch is imported: a second thread of numpy's OpenBLAS is of no use here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import torch
+
+from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
+from workers.trainer import metrics, objective
+from workers.trainer.data import DataDescription, InvalidData, describe
+from workers.trainer.effective import effective_spec
+from workers.trainer.model import BuildProblem, CompletedLayer, batch_rows, complete, construct
+
+WARM_UP = DataDescription(
+    rows=8,
+    input_shape=(4,),
+    task="multiclass",
+    classes=3,
+    target_width=1,
+    target_min=0,
+    target_max=2,
+    image=False,
+    counts={"train": 8, "val": 0, "test": 0},
+)
+WARM_UP_SPEC = {
+    "dataset": {"type": "builtin", "name": "iris"},
+    "model": {"type": "Sequential", "layers": [{"type": "Linear", "out_features": 3}]},
+    "loss": "CrossEntropyLoss",
+    "optimizer": "Adam",
+    "metrics": ["MulticlassAccuracy"],
+    "batch_size": 4,
+    "epochs": 1,
+}
+
+
+def answer(spec: JobSpec, description: DataDescription) -> dict[str, Any]:
+    """Problems, effective spec and parameters of a spec over data so described."""
+    problems = objective.check_target(spec, description)
+    try:
+        layers = complete(spec, description)
+    except BuildProblem as error:
+        return {"problems": _plain(error.problems + problems)}
+    problems += [] if problems else objective.check_output(spec, description, layers[-1].output_shape)
+    parameters = _meta_parameters(layers)
+    steps = _scheduler_steps(spec, description)
+    optimizer, scheduler, found = objective.check_optimizer(spec, parameters, steps)
+    problems += found
+    if not problems:
+        loss, problems = objective.check_loss(spec, description)
+        if not problems:
+            problems = metrics.check(spec, description, *objective.sample(spec, description))
+    if problems or optimizer is None or loss is None:
+        return {"problems": _plain(problems)}
+    total = sum(p.numel() for p in parameters)
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return {
+        "problems": [],
+        "effective_spec": effective_spec(spec, layers, loss, optimizer, scheduler),
+        "parameters": {"total": total, "trainable": trainable},
+    }
+
+
+def _meta_parameters(layers: list[CompletedLayer]) -> list[torch.nn.Parameter]:
+    with torch.device("meta"):
+        modules = [construct(layer.type, layer.arguments) for layer in layers]
+    return [p for module in modules for p in module.parameters()]
+
+
+def _scheduler_steps(spec: JobSpec, description: DataDescription) -> int:
+    if spec.lr_scheduler is None or spec.lr_scheduler.interval == "epoch":
+        return spec.epochs
+    batches = description.counts["train"] / batch_rows(spec, description)
+    return spec.epochs * (math.floor(batches) if spec.drop_last else math.ceil(batches))
+
+
+def _plain(problems: list[SpecProblem]) -> list[dict[str, str]]:
+    return [{"pointer": p.pointer, "code": p.code, "detail": p.detail} for p in problems]
+
+
+def respond(question: dict[str, Any]) -> dict[str, Any]:
+    """The answer to one question; never raises."""
+    try:
+        spec = parse(question["spec"])
+        return answer(spec, describe(spec, Path(question["dataset"])))
+    except (InvalidSpec, InvalidData) as error:
+        return {"problems": _plain(error.problems)}
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+def main() -> None:
+    """Answers until its standard input ends."""
+    torch.set_num_threads(1)
+    answer(parse(WARM_UP_SPEC), WARM_UP)  # the first optimizer imports a second's worth of torch
+    print(json.dumps({"ready": True, "torch": torch.__version__.split("+")[0]}), flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        print(json.dumps({"id": question.get("id"), **respond(question)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

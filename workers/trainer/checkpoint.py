@@ -1,0 +1,144 @@
+"""Checkpoints of one job: whole or absent, checked by SHA-256 when read, the last good ones kept.
+
+One checkpoint is two files: `<iteration>.pt` (tensors, numbers and text, read back with weights_only) and its manifest,
+`<iteration>.json`, renamed into place last: a checkpoint without a manifest does not exist. Bits on a disk rot without a word
+and torch.load does not notice, so a file that differs from its manifest is removed and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from workers.trainer.artifacts import sync, write_whole
+from workers.trainer.loop import Position, Steps
+from workers.trainer.recorder import Recorder
+
+FORMAT = 1
+
+State = dict[str, Any]
+
+
+class DamagedCheckpoint(Exception):
+    """The file is not what its manifest says; the text says how."""
+
+
+# ---- what a checkpoint holds
+
+
+def capture(steps: Steps, position: Position, recorder: Recorder) -> State:
+    """Everything that decides the rest of the run, between two iterations. Tensors are the live ones, not copies."""
+    cuda = _cuda(steps.model)
+    return {
+        "format": FORMAT,
+        "position": vars(position).copy(),
+        "model": steps.model.state_dict(),
+        "loss": steps.loss.state_dict(),
+        "optimizer": steps.optimizer.state_dict(),
+        "scheduler": None if steps.scheduler is None else steps.scheduler.state_dict(),
+        "feed": steps.feed.state(),
+        "train_metrics": steps.train_metrics.state(),
+        "recorder": recorder.state(),
+        "generator": torch.get_rng_state(),
+        "cuda_generator": None if cuda is None else torch.cuda.get_rng_state(cuda),
+    }
+
+
+def restore(state: State, steps: Steps, recorder: Recorder) -> Position:
+    """Puts a captured state into freshly built steps and gives the position to go on from."""
+    steps.model.load_state_dict(state["model"])
+    steps.loss.load_state_dict(state["loss"])
+    steps.optimizer.load_state_dict(state["optimizer"])
+    if steps.scheduler is not None:
+        steps.scheduler.load_state_dict(state["scheduler"])
+    steps.feed.restore(state["feed"])
+    steps.train_metrics.restore(state["train_metrics"])
+    recorder.restore(state["recorder"])
+    torch.set_rng_state(state["generator"])
+    cuda = _cuda(steps.model)
+    if cuda is not None and state["cuda_generator"] is not None:
+        torch.cuda.set_rng_state(state["cuda_generator"], cuda)
+    return Position(**state["position"])
+
+
+def _cuda(model: nn.Module) -> torch.device | None:
+    return next((p.device for p in model.parameters() if p.device.type == "cuda"), None)
+
+
+# ---- the files
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of one job, with the newest `keep` of them."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+
+    def save(self, state: State, iteration: int, epoch: int, before_rename: Callable[[], None]) -> None:
+        """Writes and publishes one checkpoint. `before_rename` runs when its bytes are safe but it does not exist yet; what it
+        raises leaves the folder's checkpoints as they were. Raises OSError.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        data = self._folder / f"{iteration:012d}.pt"
+        temporary = data.with_name(data.name + ".tmp")
+        torch.save(state, temporary)
+        sync(temporary)
+        manifest: dict[str, Any] = {"format": FORMAT, "iteration": iteration, "epoch": epoch, "bytes": temporary.stat().st_size}
+        manifest["sha256"] = _sha256(temporary)
+        before_rename()
+        self._manifest(iteration).unlink(missing_ok=True)  # else a crash here would leave new bytes under an old manifest
+        temporary.replace(data)
+        write_whole(self._manifest(iteration), lambda path: path.write_text(json.dumps(manifest), encoding="utf-8"))
+        self._prune()
+
+    def latest(self) -> tuple[State | None, list[str]]:
+        """The newest whole checkpoint, or None; and a sentence for each damaged one, which is removed."""
+        notes: list[str] = []
+        for iteration in reversed(self._iterations()):
+            try:
+                return self._load(iteration), notes
+            except DamagedCheckpoint as error:
+                notes.append(f"the checkpoint of iteration {iteration} is damaged ({error}); the one before it is used")
+                self._remove(iteration)
+        return None, notes
+
+    def _load(self, iteration: int) -> State:
+        path = self._folder / f"{iteration:012d}.pt"
+        try:
+            manifest = json.loads(self._manifest(iteration).read_text(encoding="utf-8"))
+            size, digest = manifest["bytes"], manifest["sha256"]
+            if path.stat().st_size != size:
+                raise DamagedCheckpoint(f"{path.stat().st_size} bytes instead of {size}")
+            if _sha256(path) != digest:
+                raise DamagedCheckpoint("its SHA-256 differs from the manifest's")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"unreadable: {error}") from error
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+    def _prune(self) -> None:
+        for iteration in self._iterations()[: -self._keep]:
+            self._remove(iteration)
+        for orphan in self._folder.glob("*.tmp"):  # of an attempt that was killed while writing
+            orphan.unlink(missing_ok=True)
+
+    def _remove(self, iteration: int) -> None:
+        self._manifest(iteration).unlink(missing_ok=True)
+        (self._folder / f"{iteration:012d}.pt").unlink(missing_ok=True)
+
+    def _manifest(self, iteration: int) -> Path:
+        return self._folder / f"{iteration:012d}.json"
+
+    def _iterations(self) -> list[int]:
+        return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

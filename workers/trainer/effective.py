@@ -1,0 +1,90 @@
+"""The effective spec: for every field its value as read back from the live objects, and where it came from.
+
+It has the spec's shape; every leaf is {"value": ..., "source": "given" | "default" | "inferred"}.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from jobs.spec import Component, JobSpec
+from workers.trainer.model import CompletedLayer
+from workers.trainer.objective import live_arguments
+
+OF_COMPONENTS = ("model", "loss", "optimizer", "lr_scheduler", "metrics")
+
+
+def effective_spec(
+    spec: JobSpec,
+    layers: Sequence[CompletedLayer],
+    loss: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """`device` is the resolved one; None leaves the asked one (the checker does not know where a job will run)."""
+    long = spec.long_form()
+    found = {
+        name: _plain(getattr(spec, name), long.get(name), name in long)
+        for name in JobSpec.model_fields
+        if name not in OF_COMPONENTS
+    }
+    if device is not None:
+        found["device"] = {"value": device, "source": "given" if long.get("device") == device else "inferred"}
+    found["model"] = {
+        "type": _leaf(spec.model.type, "given"),
+        "layers": [_component(c, layer.live, layer.inferred) for c, layer in zip(spec.model.layers, layers, strict=True)],
+    }
+    found["loss"] = _component(spec.loss, live_arguments("losses", spec.loss, loss))
+    found["optimizer"] = _component(spec.optimizer, live_arguments("optimizers", spec.optimizer, optimizer))
+    found["lr_scheduler"] = _leaf(None, "default")
+    if spec.lr_scheduler is not None and scheduler is not None:
+        component = _component(spec.lr_scheduler, live_arguments("lr_schedulers", spec.lr_scheduler, scheduler))
+        given = "interval" in (long.get("lr_scheduler") or {})
+        found["lr_scheduler"] = component | {"interval": _leaf(spec.lr_scheduler.interval, "given" if given else "default")}
+    found["metrics"] = [
+        {"type": _leaf(m.type, "given"), "name": _leaf(m.series, "given" if m.name else "default")}
+        | {name: _leaf(value, "given") for name, value in m.arguments().items()}
+        for m in spec.metrics
+    ]
+    return {name: found[name] for name in JobSpec.model_fields}
+
+
+def _plain(value: Any, given: Any, is_given: bool) -> Any:
+    if isinstance(value, BaseModel):
+        members = given if isinstance(given, dict) else {}
+        return {name: _plain(getattr(value, name), members.get(name), name in members) for name in type(value).model_fields}
+    return _leaf(value, "given" if is_given else "default")
+
+
+def _component(component: Component, live: dict[str, Any], inferred: frozenset[str] = frozenset()) -> dict[str, Any]:
+    given = component.arguments()
+    leaves = {
+        name: _leaf(value, "inferred" if name in inferred else ("given" if name in given else "default"))
+        for name, value in live.items()
+    }
+    return {"type": _leaf(component.type, "given"), **leaves}
+
+
+def _leaf(value: Any, source: str) -> dict[str, Any]:
+    return {"value": _json(value), "source": source}
+
+
+def _json(value: Any) -> Any:
+    """JSON of a live value; a non-finite number as the string that API.md gives it."""
+    if isinstance(value, Tensor):
+        return _json(value.tolist())
+    if isinstance(value, tuple | list):
+        return [_json(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _json(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

@@ -1,0 +1,196 @@
+"""Step 4, the loop: for every epoch, for every batch: forward, loss, zero_grad, backward, step.
+
+It knows nobody: what it measures goes to `report`, whether to go on it asks `should_stop`, and between two iterations it calls
+`rest`, where its caller may send points and save a checkpoint. Order and meaning follow rules 5 to 8 of "What `seed` means".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from workers.trainer.data import Part
+from workers.trainer.feed import Feed
+from workers.trainer.objective import Metrics
+from workers.trainer.recorder import Diverged
+
+ShouldStop = Callable[[], str | None]  # None, or why: "cancel", "timeout" or "give_back"
+
+
+class Stopped(Exception):
+    """`should_stop` said so; `why` is its answer. After "give_back" the run stands between two iterations."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Report(Protocol):
+    """Where points go (workers/trainer/recorder.py)."""
+
+    def add(self, name: str, iteration: int, value: float | Tensor) -> None: ...
+    def progressed(self, epoch: int, iteration: int, samples: int) -> None: ...
+    def epoch_mean(self) -> float: ...
+    def new_epoch(self) -> None: ...
+
+
+@dataclass
+class Steps:
+    """The first three of the four steps, built and on their device."""
+
+    feed: Feed
+    val: Part  # without rows when there is no such part, on the device like `test`
+    test: Part
+    model: nn.Module
+    loss: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    train_metrics: Metrics
+    eval_metrics: Metrics
+    batch_size: int
+    epochs: int
+    scheduler_interval: str = "epoch"  # or "iteration"
+    max_grad_norm: float | None = None
+
+    @property
+    def iterations(self) -> int:
+        """Of the whole run."""
+        return self.epochs * self.feed.batches
+
+
+@dataclass
+class Position:
+    """How far a run has come. `batches` counts the iterations of an epoch that has not ended."""
+
+    epochs: int = 0
+    batches: int = 0
+    iteration: int = 0
+    best: float = math.inf  # lowest val/loss so far, or mean train/loss of an epoch where there is no validation part
+    finished: bool = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the last iteration belongs to, counted from 1."""
+        return self.epochs + (self.batches > 0)
+
+
+def train(
+    steps: Steps,
+    position: Position,
+    report: Report,
+    should_stop: ShouldStop,
+    rest: Callable[[], None],
+    keep_best: Callable[[], None],
+) -> None:
+    """Trains from `position` to the end. Raises Stopped and Diverged, and whatever torch raises."""
+    while position.epochs < steps.epochs:
+        for x, y in steps.feed.epoch(position.batches):
+            iterate(steps, position, report, x, y)
+            if position.batches < steps.feed.batches:
+                rest()
+                _stop_if(should_stop())
+        end_epoch(steps, position, report, should_stop, keep_best)
+        if position.epochs < steps.epochs:
+            rest()
+            _stop_if(should_stop())
+    if not position.finished:
+        evaluate(steps, steps.test, "test", position.iteration, report, should_stop)
+        position.finished = True
+        rest()
+
+
+def iterate(steps: Steps, position: Position, report: Report, x: Tensor, y: Tensor) -> None:
+    """One iteration: one update of the parameters on one batch (rule 6)."""
+    number = position.iteration + 1
+    position.iteration, position.batches = number, position.batches + 1
+    report.progressed(position.epoch, number, len(x))
+    outputs = steps.model(x)
+    loss = steps.loss(outputs, y)
+    report.add("train/loss", number, loss)
+    steps.optimizer.zero_grad()
+    loss.backward()
+    if steps.max_grad_norm is not None:
+        report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.model.parameters(), steps.max_grad_norm))
+    report.add("lr", number, float(steps.optimizer.param_groups[0]["lr"]))
+    steps.optimizer.step()
+    if steps.scheduler is not None and steps.scheduler_interval == "iteration":
+        _advance(steps.scheduler, loss)
+    steps.train_metrics.update(outputs.detach(), y)
+
+
+def end_epoch(steps: Steps, position: Position, report: Report, should_stop: ShouldStop, keep_best: Callable[[], None]) -> None:
+    """The epoch's metrics, validation, scheduler and best weights, in this order."""
+    score = report.epoch_mean()
+    _report_metrics(steps.train_metrics, "train", position.iteration, report)
+    if len(steps.val):
+        score = evaluate(steps, steps.val, "val", position.iteration, report, should_stop)
+    if steps.scheduler is not None and steps.scheduler_interval == "epoch":
+        _advance(steps.scheduler, score)
+    if score < position.best:
+        position.best = score
+        keep_best()
+    report.new_epoch()
+    position.epochs, position.batches = position.epochs + 1, 0
+
+
+def evaluate(steps: Steps, part: Part, name: str, iteration: int, report: Report, should_stop: ShouldStop) -> float:
+    """`<name>/loss` and `<name>/<metric>` of a part, batches in order (rule 7); its loss. Nothing for a part without rows.
+
+    Raises Diverged when the loss is not finite, and Stopped for any reason but "give_back": a validation is not left halfway.
+    """
+    if not len(part):
+        return math.nan
+    total = 0.0
+    with _inference(steps.model):
+        for start in range(0, len(part), steps.batch_size):
+            x, y = part.x[start : start + steps.batch_size], part.y[start : start + steps.batch_size]
+            why = should_stop()
+            _stop_if(None if why == "give_back" else why)
+            outputs = steps.model(x)
+            value = float(steps.loss(outputs, y))
+            total += value if steps.loss.reduction == "sum" else value * len(x)
+            steps.eval_metrics.update(outputs, y)
+        loss = total / len(part)
+        report.add(f"{name}/loss", iteration, loss)
+        _report_metrics(steps.eval_metrics, name, iteration, report)
+    if not math.isfinite(loss):
+        raise Diverged(f"{name}/loss became {loss} after iteration {iteration}")
+    return loss
+
+
+@contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients. Layers that draw even then (FractionalMaxPool2d) leave the generators as they were."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        model.train()
+
+
+def _report_metrics(metrics: Metrics, part: str, iteration: int, report: Report) -> None:
+    for name, value in metrics.compute().items():
+        report.add(f"{part}/{name}", iteration, value)
+    metrics.reset()
+
+
+def _advance(scheduler: LRScheduler, score: Any) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(score)
+    else:
+        scheduler.step()
+
+
+def _stop_if(why: str | None) -> None:
+    if why is not None:
+        raise Stopped(why)

@@ -1,0 +1,119 @@
+"""Metrics by torchmetrics' names (rule 8 of "What `seed` means"): outputs become probabilities, targets integers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torchmetrics
+from torch import Tensor
+
+from jobs.catalog import catalog
+from jobs.spec import JobSpec, MetricComponent, SpecProblem
+
+if TYPE_CHECKING:
+    from workers.trainer.data import DataDescription
+
+
+class Metrics:
+    """All metrics of a spec over one part of the data. Draws from no random generator."""
+
+    def __init__(self, spec: JobSpec, description: DataDescription, device: torch.device) -> None:
+        """Raises what a metric's constructor raises."""
+        self._loss = spec.loss.type
+        self._metrics = {m.series: (m, build(m, description).to(device)) for m in spec.metrics}
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """One batch: the model's outputs as they are, the targets as the loss takes them."""
+        for component, metric in self._metrics.values():
+            metric.update(*seen_by(component, self._loss, outputs.detach(), targets))
+
+    def compute(self) -> dict[str, float]:
+        """The metrics over everything since the last reset."""
+        return {name: float(metric.compute()) for name, (_, metric) in self._metrics.items()}
+
+    def reset(self) -> None:
+        for _, metric in self._metrics.values():
+            metric.reset()
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What has been collected since the last reset, for a checkpoint."""
+        return {
+            name: {"count": metric._update_count, "values": {k: _copied(getattr(metric, k)) for k in metric._defaults}}
+            for name, (_, metric) in self._metrics.items()
+        }
+
+    def restore(self, state: dict[str, dict[str, Any]]) -> None:
+        """Takes up what `state` gave."""
+        for name, (_, metric) in self._metrics.items():
+            metric._update_count = state[name]["count"]
+            metric._computed = None
+            for key, value in state[name]["values"].items():
+                setattr(metric, key, _moved(value, metric.device))
+
+
+def _copied(value: Any) -> Any:
+    return [v.clone() for v in value] if isinstance(value, list) else value.clone()
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return [v.to(device) for v in value] if isinstance(value, list) else value.to(device)
+
+
+def build(component: MetricComponent, description: DataDescription) -> torchmetrics.Metric:
+    """The torchmetrics object, `num_classes` and `num_outputs` filled in. Raises what its constructor raises."""
+    known = catalog().section("metrics")[component.type].arguments
+    sizes = {"num_classes": description.classes, "num_outputs": description.target_width}
+    arguments = {name: size for name, size in sizes.items() if name in known and size is not None} | component.arguments()
+    for module in (torchmetrics.classification, torchmetrics.regression):
+        if hasattr(module, component.type):
+            metric: torchmetrics.Metric = getattr(module, component.type)(**arguments)
+            return metric
+    raise ValueError(f"torchmetrics has no {component.type}")
+
+
+def seen_by(component: MetricComponent, loss: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and targets in the form that a metric takes: probabilities and integers for classification."""
+    if not component.type.startswith(("Binary", "Multiclass")):
+        one = outputs.dim() == 2 and outputs.shape[1] == 1
+        return (outputs.squeeze(1), targets.squeeze(1)) if one and targets.dim() == 2 else (outputs, targets)
+    if loss == "CrossEntropyLoss":
+        outputs = outputs.softmax(dim=1)
+    elif loss == "NLLLoss":
+        outputs = outputs.exp()
+    elif loss == "BCEWithLogitsLoss":
+        outputs = outputs.sigmoid()
+    if component.type.startswith("Binary") and outputs.dim() == 2:
+        outputs = outputs[:, -1]  # (n, 1), or (n, 2): the second class is the positive one
+    return outputs, targets.reshape(len(targets)).long()
+
+
+def check(spec: JobSpec, description: DataDescription, outputs: Tensor, targets: Tensor) -> list[SpecProblem]:
+    """Every metric tried on two rows of outputs and targets."""
+    problems = []
+    for index, component in enumerate(spec.metrics):
+        if (reason := _unfit(component, spec, description)) is not None:
+            problems.append(SpecProblem(f"/metrics/{index}", "target_mismatch", f"{component.type} {reason}"))
+            continue
+        try:
+            metric = build(component, description)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                metric.update(*seen_by(component, spec.loss.type, outputs, targets))
+                value = metric.compute()
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise ValueError("it gives several numbers; a series holds one (average them by its own argument)")
+        except Exception as error:
+            text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            problems.append(SpecProblem(f"/metrics/{index}", "invalid_argument", f"{component.type}: {text}"))
+    return problems
+
+
+def _unfit(component: MetricComponent, spec: JobSpec, description: DataDescription) -> str | None:
+    two = description.classes == 2
+    if component.type.startswith("Binary") and not two:
+        return f"wants two classes; the target has {description.classes or 'none, it is a number'}"
+    if component.type.startswith("Multiclass") and (description.classes is None or spec.loss.type.startswith("BCE")):
+        return "wants one output for each class; use a Binary metric, or CrossEntropyLoss with an output for each class"
+    return None

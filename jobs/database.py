@@ -1,0 +1,131 @@
+"""Opening the database, and the only two ways to use it: `writing` and `reading`.
+
+SQLite is told when a transaction begins, by us, every time. Left to itself the driver begins a transaction late, at the first
+INSERT, and upgrades a reader's lock in the middle: under load that is "database is locked". A migration's DDL would run
+outside of any transaction. So the driver's own begin is switched off and BEGIN IMMEDIATE is the default; `reading` alone
+asks for a plain BEGIN, a snapshot that never waits for writers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.errors import DatabaseUnfit
+from jobs.settings import Settings
+
+BUSY_TIMEOUT_SECONDS = 30.0
+OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+SAFE_WAL_SQLITE = (3, 51, 3)  # before it a rare race at a WAL reset can corrupt the file
+POOL_CONNECTIONS = 8
+POOL_OVERFLOW = 56  # FastAPI runs up to 40 endpoints at once; a connection more is cheap, a request that waits for one is not
+
+
+def open_engine(where: str | Path | Settings) -> sa.Engine:
+    """An engine for a database URL, the path of a SQLite file, or the settings' database.
+
+    The folder of a SQLite file is made when missing. Raises DatabaseUnfit when the SQLite library is too old or the file
+    cannot be switched to WAL.
+    """
+    url = _url(where)
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_size=POOL_CONNECTIONS, max_overflow=POOL_OVERFLOW, pool_pre_ping=True)
+    _check_sqlite()
+    if url.database is None or url.database == ":memory:":
+        raise DatabaseUnfit("a queue needs a file: an in-memory SQLite database is seen by one connection only")
+    path = Path(url.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _switch_to_wal(path)
+    return _sqlite_engine(url)
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that holds SQLite's write lock from its first statement (BEGIN IMMEDIATE): commits, or rolls back on error.
+
+    Keep it short and do nothing slow inside: every other writer waits, for at most BUSY_TIMEOUT_SECONDS.
+    """
+    with engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A snapshot: every statement sees the same state. Waits for nobody and blocks nobody. Never write in it."""
+    with engine.connect() as connection:
+        yield connection.execution_options(postgrad_read_only=True)
+
+
+def data_version(connection: sa.Connection) -> int | None:
+    """A number that changes when another connection has committed; None where the database has no such thing.
+
+    For pollers: keep one `engine.connect()` for this alone and execute nothing else on it. It goes to the driver directly, so
+    that no transaction is begun (inside one the number stands still); that is microseconds.
+    """
+    if connection.dialect.name != "sqlite":
+        return None
+    driver: Any = connection.connection.dbapi_connection
+    (version,) = driver.execute("PRAGMA data_version").fetchone()
+    return int(version)
+
+
+def sqlite_version() -> tuple[str, bool]:
+    """The SQLite library's version, and whether its WAL is free of the reset race."""
+    return sqlite3.sqlite_version, sqlite3.sqlite_version_info >= SAFE_WAL_SQLITE
+
+
+def _url(where: str | Path | Settings) -> sa.URL:
+    if isinstance(where, Settings):
+        return sa.make_url(where.database)
+    if isinstance(where, Path):
+        return sa.URL.create("sqlite", database=str(where))
+    return sa.make_url(where)
+
+
+def _check_sqlite() -> None:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise DatabaseUnfit(f"SQLite {sqlite3.sqlite_version} is too old: postgrad needs {oldest} or newer")
+
+
+def _switch_to_wal(path: Path) -> None:
+    # The mode is a property of the file, so this is done once, not per connection. Processes that start together contend for
+    # it, and this one pragma does not wait by busy_timeout: hence the loop.
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)) as connection:
+        while True:
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise DatabaseUnfit(f"{path} cannot be opened as a WAL database: {error}") from error
+                time.sleep(0.01)
+    if mode != "wal":
+        raise DatabaseUnfit(f"{path} stays in journal mode {mode!r}: a network file system cannot hold the queue")
+
+
+def _sqlite_engine(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(url, pool_size=POOL_CONNECTIONS, max_overflow=POOL_OVERFLOW)
+    sa.event.listen(engine, "connect", _prepare_connection)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare_connection(driver: sqlite3.Connection, _record: object) -> None:
+    driver.isolation_level = None  # the driver begins nothing by itself; _begin does
+    driver.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
+    driver.execute("PRAGMA foreign_keys = ON")
+    # FULL, not NORMAL: a checkpoint is fsynced once its points are "stored", and must not be ahead of them after a power cut.
+    driver.execute("PRAGMA synchronous = FULL")
+
+
+def _begin(connection: sa.Connection) -> None:
+    read_only = connection.get_execution_options().get("postgrad_read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

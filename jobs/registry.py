@@ -1,0 +1,98 @@
+"""Who can run jobs, and the uploads that jobs are made of."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs import tables as t
+from jobs.database import reading, writing
+from jobs.errors import UnknownFile, UnknownWorker
+from jobs.moves import now
+from jobs.reading import to_file, to_worker
+from jobs.records import File, Page, Worker
+
+FORGET_WORKERS_AFTER = timedelta(days=1)
+FILE_ID_HEX = 24
+
+
+class Registry:
+    """The workers and files side of the store."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+
+    def worker_started(
+        self, worker_id: str, *, host: str, pid: int, devices: Sequence[Mapping[str, Any]], lease_seconds: float
+    ) -> None:
+        """Registers a worker; one that was forgotten may register again. Each device is at least {"device": "cpu" | "cuda:<n>",
+        "slots": int}; what else it holds (name, memory) is given out as it is."""
+        values = {"host": host, "pid": pid, "devices": [dict(device) for device in devices], "lease_seconds": lease_seconds}
+        with writing(self.engine) as connection:
+            stale = sa.or_(t.workers.c.id == worker_id, t.workers.c.seen_at < now() - FORGET_WORKERS_AFTER)
+            connection.execute(sa.delete(t.workers).where(stale))
+            connection.execute(sa.insert(t.workers).values(id=worker_id, started_at=now(), seen_at=now(), **values))
+
+    def worker_seen(self, worker_id: str) -> None:
+        """A sign of life from a worker that holds nothing (renew() is one too). Raises UnknownWorker when it was forgotten."""
+        with writing(self.engine) as connection:
+            seen = connection.execute(sa.update(t.workers).where(t.workers.c.id == worker_id).values(seen_at=now()))
+        if not seen.rowcount:
+            raise UnknownWorker(worker_id)
+
+    def worker_stopped(self, worker_id: str) -> None:
+        """Takes a worker off the list; safe to repeat. What it still holds goes back when the lease runs out."""
+        with writing(self.engine) as connection:
+            connection.execute(sa.delete(t.workers).where(t.workers.c.id == worker_id))
+
+    def workers(self) -> list[Worker]:
+        """Every registered worker, the silent ones too, in order of their start."""
+        held = sa.select(t.attempts.c.worker_id, t.attempts.c.job_id).where(t.attempts.c.ended_at.is_(None))
+        with reading(self.engine) as connection:
+            rows = connection.execute(sa.select(t.workers).order_by(t.workers.c.started_at, t.workers.c.id)).mappings().all()
+            running: dict[str, list[str]] = defaultdict(list)
+            for worker_id, job_id in connection.execute(held.order_by(t.attempts.c.claimed_at)):
+                running[worker_id].append(job_id)
+        return [to_worker(row, running[row["id"]]) for row in rows]
+
+    def add_file(
+        self, *, sha256: str, name: str, size_bytes: int, preview: Mapping[str, Any], media_type: str | None = None
+    ) -> tuple[File, bool]:
+        """The file of these bytes and whether it is new: the same bytes keep the id, name and preview of their first upload."""
+        values = {"sha256": sha256, "name": name, "size_bytes": size_bytes, "preview": dict(preview), "media_type": media_type}
+        with writing(self.engine) as connection:
+            known = connection.execute(sa.select(t.files).where(t.files.c.sha256 == sha256)).mappings().one_or_none()
+            if known is not None:
+                return to_file(known), False
+            insert = sa.insert(t.files).values(id=file_id(sha256), created_at=now(), **values).returning(*t.files.c)
+            return to_file(connection.execute(insert).mappings().one()), True
+
+    def file(self, file_id: str) -> File:
+        """Raises UnknownFile."""
+        with reading(self.engine) as connection:
+            row = connection.execute(sa.select(t.files).where(t.files.c.id == file_id)).mappings().one_or_none()
+        if row is None:
+            raise UnknownFile(file_id)
+        return to_file(row)
+
+    def files(self, after: str | None = None, limit: int = 20, order: str = "desc") -> Page[File]:
+        """Files in order of upload, "desc" newest first. Raises UnknownFile when there is no file `after`."""
+        sequence, rising = t.files.c.sequence, order == "asc"
+        query = sa.select(t.files).order_by(sequence if rising else sequence.desc()).limit(limit + 1)
+        with reading(self.engine) as connection:
+            if after is not None:
+                start = connection.scalar(sa.select(sequence).where(t.files.c.id == after))
+                if start is None:
+                    raise UnknownFile(after)
+                query = query.where(sequence > start if rising else sequence < start)
+            rows = connection.execute(query).mappings().all()
+        return Page([to_file(row) for row in rows[:limit]], len(rows) > limit)
+
+
+def file_id(sha256: str) -> str:
+    """The public id of an upload, from its content's SHA-256 in hex."""
+    return f"file_{sha256[:FILE_ID_HEX]}"

@@ -1,0 +1,169 @@
+"""The jobs: made, read, listed and cancelled here; worked on through the parts of the store that this class joins.
+
+Only this and jobs/curves.py speak SQL to anyone outside. Every state change writes its event in the same transaction.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs import tables as t
+from jobs.database import reading, writing
+from jobs.errors import ForbiddenTransition, JobsError, LostLease, UnknownFile, UnknownJob, UnknownWorker
+from jobs.moves import Row, add_event, change, move, now
+from jobs.queue import Queue
+from jobs.reading import to_event, to_jobs
+from jobs.records import Claim, Event, Failure, File, Held, Job, Page, Worker
+from jobs.states import CANCELLED, QUEUED, ended, transition
+
+__all__ = [
+    "Claim",
+    "Event",
+    "Failure",
+    "File",
+    "ForbiddenTransition",
+    "Held",
+    "Job",
+    "JobsError",
+    "LostLease",
+    "Page",
+    "Store",
+    "UnknownFile",
+    "UnknownJob",
+    "UnknownWorker",
+    "Worker",
+    "new_job_id",
+]
+
+CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+ID_CHARACTERS = 26
+FRESH = {"state": QUEUED, "attempt": 0, "attempts_spent": 0, "version": 1, "epoch": 0, "iteration": 0}
+ID_RANDOM_BITS = 80
+
+
+class Store(Queue):
+    """All of the queue. One per process; safe to use from many threads."""
+
+    def create_job(
+        self,
+        *,
+        spec: str,
+        name: str | None,
+        metadata: Mapping[str, str],
+        effective_spec: Mapping[str, Any],
+        parameters: Mapping[str, int],
+        epochs: int,
+        device: str,
+        max_attempts: int,
+        threads: int,
+        timeout_seconds: float | None = None,
+        files: Sequence[str] = (),
+    ) -> Job:
+        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names. Raises UnknownFile."""
+        told: dict[str, Any] = {"spec": spec, "name": name, "metadata": dict(metadata), "effective_spec": dict(effective_spec)}
+        told |= {"parameters": dict(parameters), "epochs": epochs, "device_wanted": device, "max_attempts": max_attempts}
+        told |= {"threads": threads, "timeout_seconds": timeout_seconds}
+        values = {**told, **FRESH, "id": new_job_id(), "created_at": now()}
+        with writing(self.engine) as connection:
+            row = connection.execute(sa.insert(t.jobs).values(values).returning(*t.jobs.c)).mappings().one()
+            _name_files(connection, row["id"], files)
+            add_event(connection, row["id"], "queued", "the job was accepted", detail={"before": None, "after": QUEUED})
+            return to_jobs(connection, [row])[0]
+
+    def job(self, job_id: str) -> Job:
+        """Raises UnknownJob."""
+        with reading(self.engine) as connection:
+            return to_jobs(connection, [_row(connection, job_id)])[0]
+
+    def jobs(
+        self,
+        after: str | None = None,
+        limit: int = 20,
+        order: str = "desc",
+        status: str | None = None,
+        name: str | None = None,
+    ) -> Page[Job]:
+        """Jobs in order of arrival, "desc" newest first, those beyond the job `after`. Raises UnknownJob if that is none."""
+        sequence, rising = t.jobs.c.sequence, order == "asc"
+        query = sa.select(t.jobs).order_by(sequence if rising else sequence.desc()).limit(limit + 1)
+        wanted = {t.jobs.c.state: status, t.jobs.c.name: name}
+        query = query.where(*(column == value for column, value in wanted.items() if value is not None))
+        with reading(self.engine) as connection:
+            if after is not None:
+                start = _sequence(connection, after)
+                query = query.where(sequence > start if rising else sequence < start)
+            rows = connection.execute(query).mappings().all()
+            return Page(to_jobs(connection, rows[:limit]), len(rows) > limit)
+
+    def request_cancel(self, job_id: str) -> Job:
+        """A queued job is cancelled at once, a running one when its process has stopped; an ended one stays as it is. Safe to
+        repeat. Raises UnknownJob."""
+        with writing(self.engine) as connection:
+            row = _row(connection, job_id, lock=True)
+            if row["cancel_requested_at"] is None and not ended(row["state"]):
+                row = _request_cancel(connection, row)
+            return to_jobs(connection, [row])[0]
+
+    def event(
+        self, job_id: str, kind: str, message: str, attempt: int | None = None, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes down something that is not a change of state. Raises UnknownJob."""
+        try:
+            with writing(self.engine) as connection:
+                add_event(connection, job_id, kind, message, attempt=attempt, detail=detail)
+        except sa.exc.IntegrityError as error:
+            raise UnknownJob(job_id) from error
+
+    def events(self, job_id: str, after: int | None = None, limit: int = 100) -> Page[Event]:
+        """A job's events, oldest first, those with a sequence greater than `after`. Raises UnknownJob."""
+        query = sa.select(t.events).where(t.events.c.job_id == job_id, t.events.c.sequence > (after or 0))
+        with reading(self.engine) as connection:
+            rows = connection.execute(query.order_by(t.events.c.sequence).limit(limit + 1)).mappings().all()
+            if not rows:
+                _sequence(connection, job_id)
+        return Page([to_event(row) for row in rows[:limit]], len(rows) > limit)
+
+
+def new_job_id() -> str:
+    """A new id, "job_" and 26 characters that sort by time: 48 bits of milliseconds, then 80 random ones."""
+    number = (time.time_ns() // 1_000_000 << ID_RANDOM_BITS) | secrets.randbits(ID_RANDOM_BITS)
+    digits = (number >> 5 * place & 31 for place in reversed(range(ID_CHARACTERS)))
+    return "job_" + "".join(CROCKFORD[digit] for digit in digits)
+
+
+def _row(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Row:
+    query = sa.select(t.jobs).where(t.jobs.c.id == job_id)
+    row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
+    if row is None:
+        raise UnknownJob(job_id)
+    return row
+
+
+def _sequence(connection: sa.Connection, job_id: str) -> int:
+    sequence: int | None = connection.scalar(sa.select(t.jobs.c.sequence).where(t.jobs.c.id == job_id))
+    if sequence is None:
+        raise UnknownJob(job_id)
+    return sequence
+
+
+def _name_files(connection: sa.Connection, job_id: str, files: Sequence[str]) -> None:
+    for file_id in sorted(set(files)):
+        if connection.scalar(sa.select(t.files.c.id).where(t.files.c.id == file_id)) is None:
+            raise UnknownFile(file_id)
+        connection.execute(sa.insert(t.job_files).values(job_id=job_id, file_id=file_id))
+
+
+def _request_cancel(connection: sa.Connection, row: Row) -> Row:
+    itself, asked = t.jobs.c.id == row["id"], now()
+    if row["state"] == QUEUED:
+        step = transition(QUEUED, CANCELLED)
+        changed = move(connection, itself, step, "cancelled before it ran", cancel_requested_at=asked, finished_at=asked)
+    else:
+        changed = change(connection, itself, cancel_requested_at=asked)
+        add_event(connection, row["id"], "cancel_requested", "a cancel was asked for", attempt=row["attempt"])
+    return row if changed is None else changed

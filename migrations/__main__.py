@@ -1,0 +1,21 @@
+"""`python -m migrations`: brings the database that POSTGRAD_* names up to date, and says what it did."""
+
+from __future__ import annotations
+
+from jobs.database import open_engine
+from jobs.settings import Settings
+from migrations.schema import current, head, upgrade
+
+__all__ = ["current", "head", "main", "upgrade"]
+
+
+def main() -> None:
+    """Raises DatabaseUnfit when the database cannot be opened."""
+    engine = open_engine(Settings())
+    before = current(engine)
+    upgrade(engine)
+    print(f"schema is at {head()}" if before == head() else f"schema went from {before or 'nothing'} to {head()}")
+
+
+if __name__ == "__main__":
+    main()

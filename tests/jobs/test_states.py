@@ -1,0 +1,40 @@
+"""The table of states is whole and says what DESIGN.md says."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs import states
+from jobs.errors import ForbiddenTransition
+
+
+def test_every_transition_is_between_known_states_and_never_out_of_an_end() -> None:
+    for row in states.TRANSITIONS:
+        assert {row.before, row.after} <= set(states.STATES)
+        assert not states.ended(row.before)
+        assert row.cause
+
+
+def test_every_end_is_reached() -> None:
+    assert {row.after for row in states.TRANSITIONS} >= set(states.ENDED)
+
+
+def test_an_attempt_ends_by_some_of_the_closed_list_of_reasons() -> None:
+    assert set(states.REASONS_OF_AN_ATTEMPT) < set(states.REASONS)
+
+
+@pytest.mark.parametrize("before", states.STATES)
+@pytest.mark.parametrize("after", states.STATES)
+def test_a_move_is_allowed_if_and_only_if_it_is_in_the_table(before: str, after: str) -> None:
+    if any((row.before, row.after) == (before, after) for row in states.TRANSITIONS):
+        assert states.transition(before, after).after == after
+    else:
+        with pytest.raises(ForbiddenTransition):
+            states.transition(before, after)
+
+
+def test_two_moves_with_the_same_ends_are_told_apart_by_name() -> None:
+    names = {states.transition("running", "queued", name).name for name in ("requeued", "given_back")}
+    assert names == {"requeued", "given_back"}
+    with pytest.raises(ForbiddenTransition):
+        states.transition("running", "queued", "claimed")

@@ -79,7 +79,10 @@ class Checkpointed:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """The trainer's last word. `state` is succeeded, failed, cancelled or (after Stop("give_back")) given_back; reason is of the closed list in jobs/states.py."""
+    """The trainer's last word. `state` is succeeded, failed, cancelled or, after Stop("give_back"), given_back.
+
+    `reason` is of the closed list in jobs/states.py.
+    """
 
     kind: ClassVar[str] = "ended"
     state: str

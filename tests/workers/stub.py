@@ -1,0 +1,127 @@
+"""A trainer without torch: it speaks the protocol, keeps checkpoints, and misbehaves as its spec says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workers.child import Child, Exit
+from workers.protocol import Assignment, Channel, Checkpointed, Ended, Message, Points, Started, Stop, Stored
+
+
+class StubLauncher:
+    """Forks the stub: a job starts in a millisecond."""
+
+    def __init__(self, train: Callable[[Assignment, socket.socket], None] | None = None) -> None:
+        self.children: dict[int, Child] = {}
+        self._train = train or (lambda assignment, sock: StubTrainer(assignment, sock).run())
+
+    def ready(self) -> bool:
+        return True
+
+    def launch(self, assignment: Assignment, log_file: Path) -> Child:  # noqa: ARG002
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            self._become_trainer(assignment, theirs, ours)
+        theirs.close()
+        child = self.children[pid] = Child(pid, ours, lambda: os.kill(pid, signal.SIGKILL))
+        return child
+
+    def source(self) -> socket.socket | None:
+        return None
+
+    def poll(self) -> None:
+        for pid, child in list(self.children.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
+                child.exit = Exit(signal=-code) if code < 0 else Exit(status=code)
+                del self.children[pid]
+
+    def close(self) -> None:
+        for pid in self.children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self.children.clear()
+
+    def _become_trainer(self, assignment: Assignment, theirs: socket.socket, ours: socket.socket) -> None:
+        status = 1
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            ours.close()
+            for child in self.children.values():
+                child.socket.close()
+            self._train(assignment, theirs)
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+
+class StubTrainer:
+    """spec["stub"]: iterations, kill_at (attempt 1 only), wait_at (until told to stop), ignore_stop, send (raw bytes), fail."""
+
+    def __init__(self, assignment: Assignment, sock: socket.socket) -> None:
+        self.assignment, self.sock = assignment, sock
+        self.channel = Channel(sock)
+        self.plan: dict[str, Any] = json.loads(assignment.spec)["stub"]
+        self.checkpoint = Path(assignment.job_folder, "checkpoints", "last")
+        self.stop: str | None = None
+
+    def run(self) -> None:
+        Path(self.assignment.job_folder, f"ran-{self.assignment.attempt}-{os.getpid()}").touch()
+        start = int(self.checkpoint.read_text()) if self.checkpoint.exists() else 0
+        iterations = self.plan["iterations"]
+        self.channel.send(Started({"torch": "stub"}, {}, {"total": 1, "trainable": 1}, iterations, start, []))
+        if "send" in self.plan:
+            self.sock.sendall(bytes(self.plan["send"]))
+        for iteration in range(start + 1, iterations + 1):
+            if self._misbehaves(iteration):
+                return
+            self._report(iteration)
+        self.channel.send(self._last_word())
+
+    def _last_word(self) -> Ended:
+        if failure := self.plan.get("fail"):
+            return Ended("failed", "error", failure)
+        return Ended("succeeded")
+
+    def _misbehaves(self, iteration: int) -> bool:
+        if iteration == self.plan.get("kill_at") and self.assignment.attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if iteration == self.plan.get("wait_at") and self.assignment.attempt == 1:
+            self._wait_for_stop()
+            self.channel.send(Ended("cancelled" if self.stop == "cancel" else "given_back"))
+            return True
+        return False
+
+    def _wait_for_stop(self) -> None:
+        while self.stop is None or self.plan.get("ignore_stop"):
+            self._hear(self.channel.wait())
+            time.sleep(0)
+
+    def _report(self, iteration: int) -> None:
+        point = (np.array([iteration]), np.array([1.0 / iteration]))
+        self.channel.send(Points({"train/loss": point}, epoch=1, iteration=iteration, samples_per_second=None))
+        if iteration % 5 == 0:
+            stored = 0
+            while stored < iteration:
+                stored = max([stored, *self._hear(self.channel.wait())])
+            self.checkpoint.write_text(str(iteration))
+            self.channel.send(Checkpointed(iteration, 1))
+
+    def _hear(self, messages: list[Message]) -> list[int]:
+        self.stop = next((m.why for m in messages if isinstance(m, Stop)), self.stop)
+        return [m.iteration for m in messages if isinstance(m, Stored)]

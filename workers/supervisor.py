@@ -1,0 +1,259 @@
+"""The worker's loop: it takes jobs, gives each to a process, and writes down what they say. It never trains and never waits.
+
+One thread, and turns of a few milliseconds: sleep until something happens, let every attempt act, keep the leases, look for
+new work. Signals only wake it and are read like any other news.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.curves import Curves
+from jobs.errors import JobsError, LostLease, UnknownWorker
+from jobs.files import DataFolder
+from jobs.records import Claim, Failure
+from jobs.states import FAILED
+from jobs.store import Store
+from workers.devices import Device
+from workers.launcher import Launcher, LaunchFailed
+from workers.news import News
+from workers.oom import OomCounter
+from workers.protocol import Assignment
+from workers.sandbox import layers
+from workers.slots import Slot, Slots
+from workers.watch import CANCEL, GIVE_BACK, Watch
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.01
+BUSY_TURN_SECONDS = 0.05  # no slot is free, so only a cancel or a clock can want something
+CANCEL_LOOK_SECONDS = 0.2
+GIVE_BACK_SECONDS = 10.0
+TROUBLE_SECONDS = 1.0  # pause after the database failed
+RENEWALS_PER_LEASE = 3
+
+
+class CannotStart(Exception):
+    """This job can never start, whatever the worker: reason, message and pointer go into its failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Supervisor:
+    """One worker. `run` returns after SIGTERM or SIGINT, with every job given back."""
+
+    def __init__(
+        self,
+        store: Store,
+        curves: Curves,
+        folder: DataFolder,
+        launcher: Launcher,
+        devices: Sequence[Device],
+        *,
+        cpu_slots: int,
+        lease_seconds: float,
+    ) -> None:
+        self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._store, self._curves, self._folder, self._launcher = store, curves, folder, launcher
+        self._slots = Slots(devices, cpu_slots)
+        self._lease_seconds = lease_seconds
+        self._watches: list[Watch] = []
+        self._news = News(store.engine)
+        self._oom = OomCounter()
+        self._signals: list[int] = []
+        self._wake, self._wake_end = socket.socketpair()
+        self._wake.setblocking(False)
+        self._wake_end.setblocking(False)
+        self._may_have_work = True
+        self._cancels_unread = False
+        self._look_at = self._renew_at = 0.0
+        self._quit_at: float | None = None  # set once we were told to stop
+
+    def run(self) -> None:
+        """Serves until told to stop. Call it on the main thread: the zygote dies with the thread that started it."""
+        self._listen_for_signals()
+        self.register()
+        try:
+            while self._quit_at is None or self._watches:
+                self.turn()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the trainers there are and takes the worker off the list."""
+        self._launcher.close()
+        self._news.close()
+        self._store.worker_stopped(self.worker_id)
+        log.info("worker %s has stopped", self.worker_id)
+
+    def turn(self) -> None:
+        """Sleeps until there is news, at most BUSY_TURN_SECONDS, and acts. Neither a job nor the database makes it raise."""
+        self._sleep()
+        try:
+            self._act(time.monotonic())
+        except Exception:
+            # The database may be away for a moment. Nothing is lost: what was not written is cleared up by `_keep_leases`.
+            log.exception("worker %s had trouble and goes on", self.worker_id)
+            time.sleep(TROUBLE_SECONDS)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Safe in a signal handler: the loop acts on it in its next turn. Told twice, it no longer waits for the trainers."""
+        self._signals.append(number)
+
+    def _listen_for_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_end.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda n, _frame: self.stop(n))
+
+    def register(self) -> None:
+        """Puts the worker on the list, with what it offers."""
+        devices = [{**device, "sandbox": layers()} for device in self._slots.described()]
+        who: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "devices": devices}
+        self._store.worker_started(self.worker_id, **who, lease_seconds=self._lease_seconds)
+        text = ", ".join(f"{d['device']} x{d['slots']}" for d in devices)
+        log.info("worker %s takes jobs on %s; sandbox: %s", self.worker_id, text, ", ".join(layers()))
+
+    def _sleep(self) -> None:
+        """Until a trainer, the launcher or a signal has something to say, or the turn's time is up."""
+        with selectors.PollSelector() as selector:
+            selector.register(self._wake, selectors.EVENT_READ)
+            if (source := self._launcher.source()) is not None:
+                selector.register(source, selectors.EVENT_READ)
+            for child in (watch.child for watch in self._watches):
+                if not child.closed:
+                    wanted = selectors.EVENT_WRITE if child.unsent else 0
+                    selector.register(child.socket, selectors.EVENT_READ | wanted)
+            selector.select(self._turn_seconds())
+
+    def _turn_seconds(self) -> float:
+        idle = self._slots.free and self._quit_at is None
+        return TURN_SECONDS if idle or self._launcher.source() is None else BUSY_TURN_SECONDS
+
+    def _act(self, now: float) -> None:
+        self._hear_signals(now)
+        self._launcher.poll()
+        self._let_attempts_act(now)
+        self._keep_leases(now)
+        self._read_news(now)
+        self._take_jobs()
+
+    def _hear_signals(self, now: float) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(4096)
+        if not self._signals:
+            return
+        if self._quit_at is None:
+            log.info("told to stop by %s; %d jobs are given back", signal.Signals(self._signals[0]).name, len(self._watches))
+            self._quit_at = now + GIVE_BACK_SECONDS
+            for watch in self._watches:
+                watch.ask(GIVE_BACK)
+        if now >= self._quit_at or len(self._signals) > 1:
+            for watch in self._watches:
+                watch.child.kill()
+
+    def _let_attempts_act(self, now: float) -> None:
+        for watch in self._watches:
+            watch.turn(now)
+        over = [watch for watch in self._watches if watch.over]
+        self._watches = [watch for watch in self._watches if not watch.over]
+        for watch in over:
+            self._slots.give_back(watch.slot)
+            self._may_have_work = True
+
+    def _keep_leases(self, now: float) -> None:
+        if now < self._renew_at:
+            return
+        self._renew_at = now + self._lease_seconds / RENEWALS_PER_LEASE
+        held = {(h.job_id, h.attempt) for h in self._store.renew(self.worker_id, self._lease_seconds)}
+        known = {(w.claim.job_id, w.claim.attempt): w for w in self._watches}
+        for key in known.keys() - held:
+            known[key].lose()
+        for key in held - known.keys():
+            self._store.end_attempt(*key, "crashed", "the worker could not write down how this attempt ended")
+        self._store.expire_leases()
+        self._sign_of_life()
+
+    def _sign_of_life(self) -> None:
+        try:
+            self._store.worker_seen(self.worker_id)
+        except UnknownWorker:  # silent for a day (a laptop that slept), so it was forgotten
+            self.register()
+
+    def _read_news(self, now: float) -> None:
+        if self._news.arrived(now):
+            self._may_have_work = self._cancels_unread = True
+        if self._cancels_unread and self._watches and now >= self._look_at:
+            self._cancels_unread, self._look_at = False, now + CANCEL_LOOK_SECONDS
+            for watch in self._watches:
+                if self._store.job(watch.claim.job_id).cancel_requested_at is not None:
+                    watch.ask(CANCEL)
+
+    def _take_jobs(self) -> None:
+        while self._may_have_work and self._quit_at is None and self._slots.free and self._launcher.ready():
+            claim = self._store.claim(self.worker_id, self._slots.devices(), self._lease_seconds)
+            if claim is None:
+                self._may_have_work = False
+                return
+            self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        """Starts the claimed job, or writes down why it cannot start."""
+        slot = self._slots.take(claim.device_wanted)
+        watch = None
+        try:
+            watch = self._launch(claim, slot)
+        except LostLease:
+            log.warning("job %s attempt %d was lost before it started", claim.job_id, claim.attempt)
+        except CannotStart as error:
+            self._store.finish(claim.job_id, claim.attempt, FAILED, error.failure)
+        except Exception as error:
+            log.exception("job %s attempt %d did not start", claim.job_id, claim.attempt)
+            why = error if isinstance(error, LaunchFailed | JobsError) else f"{type(error).__name__}: {error}"
+            self._store.end_attempt(claim.job_id, claim.attempt, "crashed", f"the worker could not start a trainer: {why}")
+        finally:
+            if watch is None:
+                self._slots.give_back(slot)
+            else:
+                self._watches.append(watch)
+
+    def _launch(self, claim: Claim, slot: Slot) -> Watch:
+        assignment = Assignment(
+            job_id=claim.job_id,
+            attempt=claim.attempt,
+            spec=claim.spec,
+            device=slot.device,
+            threads=claim.threads,
+            dataset=str(self._dataset(claim)),
+            job_folder=str(self._folder.make_job(claim.job_id)),
+            environment=claim.environment,
+        )
+        child = self._launcher.launch(assignment, self._folder.log(claim.job_id, claim.attempt))
+        log.info("job %s attempt %d runs on %s as process %d", claim.job_id, claim.attempt, slot.device, child.pid)
+        return Watch(claim, slot, child, self._store, self._curves, self._oom.rose)
+
+    def _dataset(self, claim: Claim) -> Path:
+        """The folder with the job's arrays. Raises CannotStart when it is not there."""
+        dataset = json.loads(claim.spec)["dataset"]
+        try:
+            if dataset["type"] == "builtin":
+                path, pointer = self._folder.builtin(dataset["name"]), "/dataset/name"
+            else:
+                path, pointer = self._folder.prepared(self._store.file(dataset["id"]).sha256), "/dataset/id"
+        except JobsError as error:
+            raise CannotStart(Failure("invalid_data", str(error), "/dataset")) from error
+        if not path.is_dir():
+            raise CannotStart(Failure("invalid_data", "the data set is not in this worker's data folder", pointer))
+        return path

@@ -1,0 +1,200 @@
+"""One attempt at one job, from its launch to its end: what its trainer says goes into the store, what is asked of it goes down.
+
+The trainer process may be anything: slow, silent, gone, hostile. Whatever it does ends this attempt at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from jobs.curves import Curves
+from jobs.errors import LostLease
+from jobs.records import Claim, Failure
+from jobs.states import CANCELLED, FAILED, SUCCEEDED
+from jobs.store import Store
+from workers.child import Child, Exit
+from workers.protocol import Checkpointed, Ended, Message, Points, ProtocolError, Series, Started, Stop, Stored
+from workers.slots import Slot
+
+log = logging.getLogger(__name__)
+
+CANCEL_GRACE_SECONDS = 1.0
+# The trainer looks at its own clock, saves and says so; this much later it is killed.
+TIMEOUT_GRACE_SECONDS = 5.0
+# A process that has closed its channel or said its last word has this long to end.
+EXIT_GRACE_SECONDS = 5.0
+
+CANCEL, GIVE_BACK = "cancel", "give_back"
+GIVEN_BACK = "given_back"  # a trainer's last word after GIVE_BACK: its checkpoint is on disk
+
+
+class Watch:
+    """Neither `turn` nor anything else here raises or waits; `over` says that the process is gone and all is written."""
+
+    def __init__(self, claim: Claim, slot: Slot, child: Child, store: Store, curves: Curves, oom: Callable[[], bool]) -> None:
+        self.claim, self.slot, self.child = claim, slot, child
+        self.over = False
+        self._store, self._curves, self._oom = store, curves, oom
+        self._key = (claim.job_id, claim.attempt)
+        self._started_at = time.monotonic()
+        self._ended: Ended | None = None
+        self._asked: str | None = None  # CANCEL or GIVE_BACK
+        self._lost = False  # another worker may hold the job by now: write nothing more
+        self._broken: str | None = None  # why we ended it
+        self._timed_out = False
+        self._kill_at: float | None = None
+
+    def turn(self, now: float) -> None:
+        """Takes what has arrived, and acts on the clock. `now` is time.monotonic()."""
+        gone = self.child.exit  # read before the channel: what was sent before the end is then all there
+        self._guarded(lambda: self._take(self.child.drain() if gone else self.child.receive()))
+        if gone is not None:
+            self._guarded(lambda: self._conclude(gone))
+            self.child.close()
+            self.over = True
+            return
+        self.child.flush()
+        self._look_at_the_clock(now)
+
+    def ask(self, why: str) -> None:
+        """Asks the trainer to stop for CANCEL or GIVE_BACK; a cancel is followed by a kill. A cancel is never taken back."""
+        if self._asked in (why, CANCEL):
+            return
+        self._asked = why
+        if why == CANCEL:
+            self._kill_after(CANCEL_GRACE_SECONDS)
+        self._guarded(lambda: self.child.send(Stop(why)))
+
+    def lose(self) -> None:
+        """The lease is lost: the process is killed and nothing more is written."""
+        log.warning("job %s attempt %d was lost to another worker", *self._key)
+        self._lost = True
+        self.child.kill()
+
+    def _take(self, messages: Iterable[Message]) -> None:
+        """Neighbouring points become one write: a slow database gets fewer and larger ones."""
+        points: list[Points] = []
+        for message in messages:
+            if self._lost or self._broken or self._ended:
+                return
+            if isinstance(message, Points):
+                points.append(message)
+                continue
+            self._keep(points)
+            points = []
+            self._handle(message)
+        self._keep(points)
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Started():
+                self._start(message)
+            case Checkpointed():
+                detail = {"iteration": message.iteration, "epoch": message.epoch}
+                text = f"a checkpoint of iteration {message.iteration} is on disk"
+                self._store.event(self.claim.job_id, "checkpoint", text, self.claim.attempt, detail)
+            case Ended():
+                self._last_word(message)
+            case _:
+                raise ProtocolError(f"a trainer does not send {message.kind!r}")
+
+    def _start(self, message: Started) -> None:
+        self._store.started(
+            *self._key,
+            environment=message.environment,
+            effective_spec=message.effective_spec,
+            parameters=message.parameters,
+            iterations=message.iterations,
+            device=self.slot.device,
+            resumed_from=message.resumed_from,
+            notes=message.notes,
+        )
+        if self.claim.attempt > 1:
+            self._curves.truncate(*self._key, message.resumed_from)
+
+    def _keep(self, points: list[Points]) -> None:
+        if not points:
+            return
+        last = points[-1]
+        self._curves.append(*self._key, joined(points))
+        where: dict[str, Any] = {"epoch": last.epoch, "iteration": last.iteration}
+        self._store.progressed(*self._key, **where, samples_per_second=last.samples_per_second)
+        self.child.send(Stored(last.iteration))
+
+    def _last_word(self, message: Ended) -> None:
+        allowed = (SUCCEEDED, FAILED, CANCELLED, GIVEN_BACK) if self._asked == GIVE_BACK else (SUCCEEDED, FAILED, CANCELLED)
+        if message.state not in allowed:
+            raise ProtocolError(f"a trainer cannot end as {message.state!r}")
+        self._ended = message
+        self._kill_after(EXIT_GRACE_SECONDS)
+
+    def _look_at_the_clock(self, now: float) -> None:
+        limit = self.claim.timeout_seconds
+        if limit is not None and self._ended is None and now > self._started_at + limit + TIMEOUT_GRACE_SECONDS:
+            self._timed_out = True
+            self.child.kill()
+        if self.child.closed:
+            self._kill_after(EXIT_GRACE_SECONDS)
+        if self._kill_at is not None and now >= self._kill_at:
+            self.child.kill()
+
+    def _kill_after(self, seconds: float) -> None:
+        if self._kill_at is None:
+            self._kill_at = time.monotonic() + seconds
+
+    def _conclude(self, how: Exit) -> None:
+        """Writes down how the attempt ended. The process is gone."""
+        if self._lost:
+            return
+        if self._ended is not None and self._ended.state != GIVEN_BACK:
+            self._store.finish(*self._key, self._ended.state, _failure(self._ended))
+        elif self._timed_out:
+            message = f"the run took longer than {self.claim.timeout_seconds:g} s"
+            self._store.finish(*self._key, FAILED, Failure("timeout", message, "/timeout_seconds"))
+        elif self._broken is not None:
+            self._store.end_attempt(*self._key, "crashed", self._broken)
+        elif self._asked == CANCEL:
+            self._store.finish(*self._key, CANCELLED)
+        elif self._asked == GIVE_BACK:  # whether it said GIVEN_BACK or was killed for not coming to an end
+            self._store.give_back(*self._key)
+        else:
+            self._store.end_attempt(*self._key, *self._cause(how))
+
+    def _cause(self, how: Exit) -> tuple[str, str]:
+        if how.signal is not None and self._oom():
+            return "out_of_memory", "the kernel ran out of memory and killed the trainer process"
+        return "crashed", how.sentence()
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """One job's trouble is never the worker's: it ends the attempt."""
+        try:
+            action()
+        except LostLease:
+            self.lose()
+        except ProtocolError as error:
+            self._break(f"the trainer process sent something that it must not: {error}")
+        except Exception as error:
+            log.exception("job %s attempt %d", *self._key)
+            self._break(f"the worker could not go on with this attempt: {type(error).__name__}: {error}")
+
+    def _break(self, why: str) -> None:
+        self._broken = self._broken or why
+        self.child.kill()
+
+
+def joined(points: list[Points]) -> Series:
+    """The points of several messages as one series each, in the order they came."""
+    names = dict.fromkeys(name for p in points for name in p.series)
+    parts = {name: [p.series[name] for p in points if name in p.series] for name in names}
+    return {name: (np.concatenate([s for s, _ in part]), np.concatenate([v for _, v in part])) for name, part in parts.items()}
+
+
+def _failure(ended: Ended) -> Failure | None:
+    if ended.state != FAILED:
+        return None
+    return Failure(ended.reason or "error", ended.message or "the trainer gave no reason", ended.pointer)

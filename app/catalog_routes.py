@@ -1,0 +1,79 @@
+"""/v1/catalog: what a spec may name, with the JSON Schema of each."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from app.lists import envelope
+from jobs.catalog import DATASETS, SECTIONS, Argument, Entry, catalog
+
+router = APIRouter(tags=["catalog"])
+
+Section = Literal["losses", "optimizers", "lr_schedulers", "layers", "metrics", "datasets"]
+# It changes with the installed torch only, so with a restart.
+HEADERS = {"Cache-Control": "max-age=300"}
+
+
+@router.get("/v1/catalog", summary="What a spec may name")
+def read_catalog() -> JSONResponse:
+    """The names in every section; a section of its own has the arguments and schemas."""
+    found = catalog()
+    names: dict[str, Any] = {section: _usable(section) for section in SECTIONS}
+    names["datasets"] = list(DATASETS)
+    versions = {"torch": found.torch_version, "torchmetrics": found.torchmetrics_version}
+    links = {section: f"/v1/catalog/{section}" for section in names}
+    return JSONResponse({"object": "catalog", **versions, "sections": names, "links": links}, headers=HEADERS)
+
+
+def _usable(section: str) -> list[str]:
+    return [name for name, entry in catalog().section(section).items() if entry.refused is None]
+
+
+@router.get("/v1/catalog/{section}", summary="One section of the catalog")
+def read_section(section: Section) -> JSONResponse:
+    """Every entry; one that cannot be used yet says why in `refused`."""
+    return JSONResponse(_section(section), headers=HEADERS)
+
+
+@functools.cache
+def _section(section: str) -> dict[str, Any]:
+    if section == "datasets":
+        return envelope((_dataset(name, row) for name, row in DATASETS.items()), key="name")
+    return envelope((_entry(entry) for entry in catalog().section(section).values()), key="name")
+
+
+def _dataset(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    properties = {
+        "type": {"const": "builtin"},
+        "name": {"const": name},
+        "normalize": {"enum": ["none", "standard", "minmax"], "default": "none"},
+    }
+    schema = {"type": "object", "properties": properties, "required": ["type", "name"], "additionalProperties": False}
+    return {"object": "catalog_entry", "section": "datasets", "name": name, **row, "schema": schema}
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "object": "catalog_entry",
+        "section": entry.section,
+        "name": entry.name,
+        "summary": entry.summary,
+        "refused": entry.refused,
+        "arguments": [_argument(argument) for argument in entry.arguments.values()],
+        # What is refused has arguments that no JSON can hold, such as a function.
+        "schema": entry.json_schema() if entry.refused is None else None,
+    }
+
+
+def _argument(argument: Argument) -> dict[str, Any]:
+    return {
+        "name": argument.name,
+        "required": argument.required and not argument.inferred,
+        "default": argument.default,
+        "inferred": argument.inferred,
+        "refused": argument.refused,
+    }

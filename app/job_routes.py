@@ -1,0 +1,206 @@
+"""/v1/jobs: create, list, read, cancel, and what happened to a job and why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from app.body import read_json
+from app.checker import CheckerUnavailable
+from app.job_json import entity_tag, job_body, timestamp
+from app.lists import After, Limit, Order, envelope
+from app.log_tail import tail
+from app.problems import error, invalid_spec, not_found, unavailable
+from app.state import Parts, Service
+from jobs.errors import UnsafeName
+from jobs.spec import BuiltinDataset, JobSpec, parse, threads_for
+from jobs.states import ended
+from jobs.store import Event, Job, UnknownFile
+
+router = APIRouter(tags=["jobs"])
+
+POLL_AFTER_SECONDS = 1
+LONGEST_WAIT_SECONDS = 60
+WAIT_STEP_SECONDS = 0.02
+WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,4})(?:$|[,;\s])")
+WAIT_MEANING = "`wait=N`: answer once the job has ended (with If-None-Match: has changed), or after N seconds."
+
+Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+
+
+@router.post("/v1/jobs", status_code=201, summary="Create and queue a job")
+def create_job(parts: Parts, body: Annotated[Any, Depends(read_json)]) -> JSONResponse:
+    """Checks the spec by building it, and queues the job. Nothing is queued unchecked."""
+    spec = parse(body)
+    canonical = spec.canonical()
+    folder, files = _dataset(parts, spec)
+    answer = _checked(parts, canonical, folder)
+    job = parts.store.create_job(
+        spec=canonical,
+        name=spec.name,
+        metadata=spec.metadata,
+        effective_spec=answer.effective_spec,
+        parameters=answer.parameters,
+        epochs=spec.epochs,
+        device=spec.device,
+        max_attempts=spec.max_attempts,
+        timeout_seconds=spec.timeout_seconds,
+        threads=threads_for(spec),
+        files=files,
+    )
+    return JSONResponse(job_body(job, {}), 201, {"Location": f"/v1/jobs/{job.id}", "ETag": entity_tag(job)})
+
+
+def _dataset(parts: Service, spec: JobSpec) -> tuple[str, list[str]]:
+    """The folder of the prepared data, and the uploads that the spec names. Raises Problem when there is no such data."""
+    if isinstance(spec.dataset, BuiltinDataset):
+        return str(parts.folder.builtin(spec.dataset.name)), []
+    try:
+        file = parts.store.file(spec.dataset.id)
+    except UnknownFile as unknown:
+        detail = "no file with this id was uploaded to /v1/files"
+        raise invalid_spec([error("/dataset/id", "unknown_file", detail)]) from unknown
+    return str(parts.folder.prepared(file.sha256)), [file.id]
+
+
+def _checked(parts: Service, canonical: str, folder: str) -> Any:
+    try:
+        answer = parts.checker.ask(json.loads(canonical), folder)
+    except CheckerUnavailable as reason:
+        raise unavailable("checker-unavailable", f"{reason}; nothing was queued") from reason
+    if answer.problems:
+        raise invalid_spec([error(p["pointer"], p["code"], p["detail"]) for p in answer.problems])
+    return answer
+
+
+@router.get("/v1/jobs", summary="List jobs")
+def list_jobs(
+    parts: Parts,
+    after: After = None,
+    limit: Limit = 20,
+    order: Order = "desc",
+    status: Annotated[Status | None, Query(description="Only jobs in this state.")] = None,
+    name: Annotated[str | None, Query(max_length=256, description="Only jobs of exactly this name.")] = None,
+) -> JSONResponse:
+    """One page of jobs."""
+    page = parts.store.jobs(after=after, limit=limit, order=order, status=status, name=name)
+    summaries = parts.curves.summaries(job.id for job in page.data)
+    bodies = [job_body(job, summaries[job.id]) for job in page.data]
+    return JSONResponse(envelope(bodies, has_more=page.has_more))
+
+
+@router.get("/v1/jobs/{job_id}", summary="Read a job", responses={304: {"description": "Not changed since If-None-Match"}})
+async def read_job(
+    request: Request,
+    parts: Parts,
+    job_id: str,
+    prefer: Annotated[str | None, Header(description=WAIT_MEANING)] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The job. Read on the event loop: a SQLite read of one row is quicker than handing it to a thread."""
+    seconds = _wait_seconds(prefer)
+    job = await _wait(request, parts, job_id, seconds, if_none_match) if seconds else parts.store.job(job_id)
+    headers = {"ETag": entity_tag(job), "Cache-Control": "no-cache", "Vary": "Prefer"}
+    if not ended(job.state):
+        headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+    if seconds:
+        headers["Preference-Applied"] = f"wait={seconds}"
+    if not _changed(job, if_none_match):
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(job_body(job, parts.curves.summary(job.id)), headers=headers)
+
+
+def _wait_seconds(prefer: str | None) -> int:
+    match = WAIT.search((prefer or "").lower())
+    return min(int(match[1]), LONGEST_WAIT_SECONDS) if match else 0
+
+
+def _changed(job: Job, if_none_match: str | None) -> bool:
+    if if_none_match is None:
+        return True
+    known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" not in known and entity_tag(job).removeprefix("W/") not in known
+
+
+async def _wait(request: Request, parts: Service, job_id: str, seconds: int, if_none_match: str | None) -> Job:
+    """The job once it differs from If-None-Match, or without that header once it has ended; or as it is after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        job = parts.store.job(job_id)
+        done = ended(job.state) if if_none_match is None else _changed(job, if_none_match)
+        if done or ended(job.state) or time.monotonic() >= deadline or parts.stopping.is_set():
+            return job
+        if await request.is_disconnected():
+            return job
+        await asyncio.sleep(WAIT_STEP_SECONDS)
+
+
+@router.post(
+    "/v1/jobs/{job_id}/cancel",
+    summary="Ask a job to stop",
+    responses={202: {"description": "Asked; the job runs until its process has stopped"}},
+)
+def cancel_job(parts: Parts, job_id: str) -> JSONResponse:
+    """Safe to repeat; a job that has ended stays as it ended."""
+    job = parts.store.request_cancel(job_id)
+    status = 200 if ended(job.state) else 202
+    return JSONResponse(job_body(job, parts.curves.summary(job.id)), status, {"ETag": entity_tag(job)})
+
+
+@router.get("/v1/jobs/{job_id}/events", summary="What happened to a job, and why")
+def list_events(
+    parts: Parts,
+    job_id: str,
+    after: Annotated[int | None, Query(ge=0, le=2**62, description="The `last_id` of the page before.")] = None,
+    limit: Limit = 100,
+) -> JSONResponse:
+    """Oldest first."""
+    page = parts.store.events(job_id, after=after, limit=limit)
+    return JSONResponse(envelope([_event_body(event) for event in page.data], has_more=page.has_more))
+
+
+def _event_body(event: Event) -> dict[str, Any]:
+    return {
+        "object": "event",
+        "id": event.sequence,
+        "job_id": event.job_id,
+        "attempt": event.attempt,
+        "kind": event.kind,
+        "message": event.message,
+        "detail": event.detail,
+        "at": timestamp(event.at),
+    }
+
+
+@router.get("/v1/jobs/{job_id}/logs", summary="What the trainer printed")
+def read_logs(
+    request: Request,
+    parts: Parts,
+    job_id: str,
+    attempt: Annotated[int | None, Query(ge=1, le=10**6, description="Which attempt; the latest when left out.")] = None,
+    lines: Annotated[int, Query(ge=1, le=10_000, description="The most lines, counted from the end.")] = 1000,
+) -> Response:
+    """JSON, or the bare text with `Accept: text/plain`."""
+    job = parts.store.job(job_id)
+    wanted = attempt or job.attempt
+    found = _log(parts, job.id, wanted)
+    if found is None and attempt is not None:
+        raise not_found(f"a log of attempt {attempt}")
+    text, truncated = tail(found, lines) if found is not None else ([], False)
+    if "text/plain" in request.headers.get("accept", ""):
+        return PlainTextResponse("".join(f"{line}\n" for line in text))
+    body = {"object": "logs", "job_id": job.id, "attempt": wanted or None, "lines": text, "truncated": truncated}
+    return JSONResponse(body)
+
+
+def _log(parts: Service, job_id: str, attempt: int) -> Any:
+    try:
+        return dict(parts.folder.logs(job_id)).get(attempt)
+    except UnsafeName:
+        return None

@@ -1,0 +1,113 @@
+"""/openapi.json: what FastAPI derives, and what it cannot know: the job spec, the problem document, and the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from jobs.spec import JobSpec
+
+REF = "#/components/schemas/{model}"
+
+EXAMPLES: dict[str, Any] = {
+    "breast-cancer-mlp": {
+        "summary": "A classifier for a built-in table",
+        "value": {
+            "name": "breast-cancer-mlp",
+            "dataset": {"type": "builtin", "name": "breast_cancer", "normalize": "standard"},
+            "split": {"train": 0.8, "val": 0.2},
+            "model": {
+                "type": "Sequential",
+                "layers": [
+                    {"type": "Linear", "out_features": 64},
+                    {"type": "ReLU"},
+                    {"type": "Linear", "out_features": 1},
+                    {"type": "Sigmoid"},
+                ],
+            },
+            "loss": {"type": "BCELoss", "reduction": "sum"},
+            "optimizer": {"type": "Adam", "lr": 1e-4, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0, "amsgrad": False},
+            "lr_scheduler": {"type": "CosineAnnealingLR", "T_max": 20},
+            "metrics": ["BinaryAccuracy"],
+            "batch_size": 32,
+            "epochs": 20,
+            "seed": 0,
+        },
+    },
+    "shortest": {
+        "summary": "Only what is required, short forms",
+        "value": {
+            "dataset": {"type": "builtin", "name": "iris"},
+            "model": {"type": "Sequential", "layers": [{"type": "Linear", "out_features": 3}]},
+            "loss": "CrossEntropyLoss",
+            "optimizer": {"type": "SGD", "lr": 0.1},
+            "batch_size": 16,
+            "epochs": 5,
+        },
+    },
+}
+
+PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "description": "An error, as RFC 9457 has it.",
+    "required": ["type", "title", "status", "detail", "errors"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pointer", "code", "detail"],
+                "properties": {
+                    "pointer": {"type": "string", "description": "JSON pointer into the body that was sent."},
+                    "parameter": {"type": "string", "description": "The query or path parameter, where one is at fault."},
+                    "code": {"type": "string"},
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+
+PROBLEM_ANSWER: dict[str, Any] = {
+    "description": "A problem document",
+    "content": {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}},
+}
+
+
+def install(app: FastAPI) -> None:
+    """Replaces the app's own generator; the document is made at the first request for it."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = build(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def build(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
+    spec = JobSpec.model_json_schema(ref_template=REF)
+    schemas.update(spec.pop("$defs", {}))
+    schemas.update({"JobSpec": spec, "Problem": PROBLEM})
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own shape, which this API never answers with
+        schemas.pop(unused, None)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{}, {"key": []}]
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = PROBLEM_ANSWER
+    document["paths"]["/v1/jobs"]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "examples": EXAMPLES}},
+    }
+    return document

@@ -1,0 +1,145 @@
+"""Every error answer of the API, as RFC 9457 problem+json. Exceptions become answers here and nowhere else.
+
+An answer never repeats what was sent: it names the place (a JSON pointer into the body, or a parameter) and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from jobs.spec import InvalidSpec
+from jobs.store import UnknownFile, UnknownJob
+
+Errors = Sequence[Mapping[str, str]]
+RETRY_AFTER_SECONDS = 2
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """A request that cannot be answered as asked. `slug` names the kind for ever; `detail` is a sentence for this case."""
+
+    def __init__(
+        self, status: int, slug: str, title: str, detail: str, errors: Errors = (), headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.slug, self.title, self.detail = status, slug, title, detail
+        self.errors, self.headers = list(errors), dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The members of the problem document."""
+        return {
+            "type": f"/problems/{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "errors": self.errors,
+        }
+
+
+def error(pointer: str, code: str, detail: str) -> dict[str, str]:
+    """One entry of a problem's `errors`; `pointer` is an RFC 6901 pointer into the body that was sent."""
+    return {"pointer": pointer, "code": code, "detail": detail}
+
+
+def not_found(what: str) -> Problem:
+    return Problem(404, "not-found", "Not found", f"{what} does not exist")
+
+
+def not_understood(detail: str, errors: Errors = ()) -> Problem:
+    """400: the body is not what its content type says."""
+    return Problem(400, "malformed-body", "The body could not be read", detail, errors)
+
+
+def too_large(limit_bytes: int) -> Problem:
+    detail = f"the body is larger than {limit_bytes} bytes"
+    return Problem(413, "too-large", "The body is too large", detail)
+
+
+def wrong_media_type(wanted: str) -> Problem:
+    return Problem(415, "unsupported-media-type", "Unsupported media type", f"send this as {wanted}")
+
+
+def invalid_spec(errors: Errors) -> Problem:
+    """422: the spec was understood and cannot be run as written."""
+    count = len(errors)
+    detail = "the spec has one problem" if count == 1 else f"the spec has {count} problems"
+    return Problem(422, "invalid-spec", "The job spec is not valid", detail, errors)
+
+
+def unavailable(slug: str, detail: str) -> Problem:
+    """503: nothing was done, and the same request may work in a moment."""
+    return Problem(503, slug, "Not available now", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def response(problem: Problem) -> JSONResponse:
+    """The answer for a problem; used by the exception handlers and by middleware, which stands outside them."""
+    return JSONResponse(
+        problem.body(), status_code=problem.status, headers=problem.headers, media_type="application/problem+json"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """The one table from exception to answer."""
+    for kind, translate in TRANSLATIONS.items():
+        app.add_exception_handler(kind, _handler(translate))
+
+
+def _handler(translate: Any) -> Any:
+    def handle(_request: Request, exception: Exception) -> JSONResponse:
+        return response(translate(exception))
+
+    return handle
+
+
+def _from_spec(exception: InvalidSpec) -> Problem:
+    return invalid_spec([error(p.pointer, p.code, p.detail) for p in exception.problems])
+
+
+def _from_parameters(exception: RequestValidationError) -> Problem:
+    errors = [_parameter_error(e) for e in exception.errors()]
+    names = ", ".join(sorted({e["parameter"] for e in errors}))
+    return Problem(422, "invalid-parameter", "A parameter is not valid", f"check the parameter {names}", errors)
+
+
+def _parameter_error(found: Mapping[str, Any]) -> dict[str, str]:
+    where = [str(part) for part in found["loc"][1:]] or ["body"]
+    return {"pointer": "", "parameter": where[0], "code": str(found["type"]), "detail": str(found["msg"])}
+
+
+def _from_http(exception: HTTPException) -> Problem:
+    phrase = http.HTTPStatus(exception.status_code).phrase
+    slug = phrase.lower().replace(" ", "-")
+    return Problem(exception.status_code, slug, phrase, str(exception.detail), headers=exception.headers)
+
+
+def _from_database(exception: OperationalError) -> Problem:
+    log.error("the database refused a statement: %s", exception.orig)
+    return unavailable("database-unavailable", "the database cannot be used now; /health/ready says more")
+
+
+def _from_anything(_exception: Exception) -> Problem:
+    return Problem(500, "internal-error", "Internal error", "the server failed; its log says why")
+
+
+TRANSLATIONS: dict[type[Exception], Any] = {
+    Problem: lambda problem: problem,
+    InvalidSpec: _from_spec,
+    UnknownJob: lambda _: not_found("this job"),
+    UnknownFile: lambda _: not_found("this file"),
+    RequestValidationError: _from_parameters,
+    HTTPException: _from_http,
+    OperationalError: _from_database,
+    ClientDisconnect: lambda _: not_understood("the client went away before the body was whole"),
+    Exception: _from_anything,
+}

@@ -1,0 +1,53 @@
+"""What the endpoints share, and how they get at it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Annotated
+
+import sqlalchemy as sa
+from fastapi import Depends, Request
+
+from app.checker import Checker
+from jobs.curves import Curves
+from jobs.database import open_engine
+from jobs.files import DataFolder
+from jobs.settings import Settings
+from jobs.store import Store
+
+
+@dataclass
+class Service:
+    """The parts of one API process. `stopping` is set at the first signal, so that long answers can end themselves."""
+
+    settings: Settings
+    engine: sa.Engine
+    store: Store
+    curves: Curves
+    folder: DataFolder
+    checker: Checker
+    stopping: threading.Event
+
+    @classmethod
+    def open(cls, settings: Settings, stopping: threading.Event) -> Service:
+        """Opens the database and starts the checker, which is warm some seconds later. Raises DatabaseUnfit."""
+        engine = open_engine(settings)
+        checker = Checker()
+        checker.start()
+        return cls(settings, engine, Store(engine), Curves(engine), DataFolder.of(settings), checker, stopping)
+
+    def close(self) -> None:
+        """Ends the checker, then lets go of the database."""
+        self.stopping.set()
+        self.checker.close()
+        self.engine.dispose()
+
+
+def service(request: Request) -> Service:
+    """The parts of this process, as a dependency."""
+    found: Service = request.app.state.service
+    return found
+
+
+Parts = Annotated[Service, Depends(service)]

@@ -1,0 +1,85 @@
+"""What the service says of itself: the catalog, OpenAPI, health, the page."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+SECTIONS = ("losses", "optimizers", "lr_schedulers", "layers", "metrics", "datasets")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_lists_entries_with_a_schema(client: httpx.Client, section: str) -> None:
+    entries = client.get(f"/v1/catalog/{section}").json()["data"]
+    assert entries
+    usable = [entry for entry in entries if not entry.get("refused")]
+    for entry in usable:
+        assert entry["schema"]["type"] == "object"
+        assert entry["schema"]["additionalProperties"] is False
+    assert [entry["name"] for entry in usable] == client.get("/v1/catalog").json()["sections"][section]
+
+
+def test_adam_is_as_torch_has_it(client: httpx.Client) -> None:
+    entries = client.get("/v1/catalog/optimizers").json()["data"]
+    [adam] = [entry for entry in entries if entry["name"] == "Adam"]
+    assert adam["schema"]["properties"]["eps"]["default"] == 1e-8
+    [lbfgs] = [entry for entry in entries if entry["name"] == "LBFGS"]
+    assert "closure" in lbfgs["refused"]
+
+
+def test_an_unknown_section_is_a_problem(client: httpx.Client) -> None:
+    answer = client.get("/v1/catalog/nothing")
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_openapi_lists_what_exists_and_only_that(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/v1/jobs",
+        "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id}/cancel",
+        "/v1/jobs/{job_id}/metrics",
+        "/v1/jobs/{job_id}/stream",
+        "/v1/jobs/{job_id}/events",
+        "/v1/jobs/{job_id}/logs",
+        "/v1/jobs/{job_id}/artifacts",
+        "/v1/jobs/{job_id}/artifacts/{name}",
+        "/v1/files",
+        "/v1/files/{file_id}",
+        "/v1/catalog",
+        "/v1/catalog/{section}",
+        "/v1/workers",
+        "/health/live",
+        "/health/ready",
+    }
+    assert "priority" not in json.dumps(document)
+
+
+def test_openapi_holds_the_spec_and_every_reference_resolves(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    text = json.dumps(document)
+    wanted = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert wanted <= set(document["components"]["schemas"])
+    spec = document["components"]["schemas"]["JobSpec"]
+    assert {"dataset", "model", "loss", "optimizer", "batch_size", "epochs"} <= set(spec["required"])
+
+
+def test_the_examples_in_openapi_are_accepted(client: httpx.Client) -> None:
+    body = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["requestBody"]
+    for example in body["content"]["application/json"]["examples"].values():
+        answer = client.post("/v1/jobs", json=example["value"])
+        assert answer.status_code == 201, answer.text
+
+
+def test_ready_says_what_it_checked(client: httpx.Client) -> None:
+    body = client.get("/health/ready").json()
+    assert body["status"] == "ready"
+    assert set(body["checks"]) == {"schema", "checker", "torch", "sqlite"}
+    assert body["checks"]["checker"]["torch"].startswith("2.")
+    assert body["checks"]["sqlite"]["version"].startswith("3.")
+
+
+def test_the_docs_page_is_there(client: httpx.Client) -> None:
+    assert client.get("/docs").status_code == 200

@@ -1,0 +1,88 @@
+"""/v1/files, through a real server and its real ingest child."""
+
+from __future__ import annotations
+
+import hashlib
+
+import httpx
+import pytest
+
+from tests.app.conftest import Server
+
+TABLE = b"height,colour,target\n1.5,red,0\n2.5,blue,1\n3.5,red,0\n"
+
+
+def post(client: httpx.Client, content: bytes, name: str = "table.csv") -> httpx.Response:
+    return client.post("/v1/files", files={"file": (name, content, "text/csv")})
+
+
+def test_an_upload_is_stored_read_and_shown(client: httpx.Client, server: Server) -> None:
+    answer = post(client, TABLE)
+    assert answer.status_code == 201
+    body = answer.json()
+    sha256 = hashlib.sha256(TABLE).hexdigest()
+    assert body["id"] == f"file_{sha256[:24]}"
+    assert (body["sha256"], body["bytes"], body["name"]) == (sha256, len(TABLE), "table.csv")
+    assert body["preview"]["rows"] == 3
+    assert [(c["name"], c["type"]) for c in body["preview"]["columns"]] == [
+        ("height", "numeric"),
+        ("colour", "text"),
+        ("target", "numeric"),
+    ]
+    assert (server.folder / "files" / sha256).read_bytes() == TABLE
+    assert client.get(answer.headers["location"]).json() == body
+
+
+def test_the_same_bytes_are_the_same_file(client: httpx.Client) -> None:
+    content = b"a,b\n1,2\n"
+    first, second = post(client, content), post(client, content, "other.csv")
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == second.json()
+
+
+def test_the_list_holds_it_without_preview(client: httpx.Client) -> None:
+    file_id = post(client, b"a,b\n3,4\n").json()["id"]
+    page = client.get("/v1/files", params={"limit": 1}).json()
+    assert (page["object"], page["first_id"], page["last_id"]) == ("list", file_id, file_id)
+    assert "preview" not in page["data"][0]
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2,3\n", b"a,a\n1,2\n", b"a,b\n", b"\xff\xfe\x00\x01", b"a,b\n1\n"])
+def test_a_file_that_is_no_table_is_refused_and_leaves_nothing(client: httpx.Client, server: Server, content: bytes) -> None:
+    answer = post(client, content)
+    assert answer.status_code == 422
+    assert [e["code"] for e in answer.json()["errors"]] == ["invalid_data"]
+    assert not (server.folder / "files" / hashlib.sha256(content).hexdigest()).exists()
+    assert not list((server.folder / "files").glob("incoming-*"))
+
+
+def test_a_file_over_the_limit_is_413(client: httpx.Client, server: Server) -> None:
+    answer = post(client, b"a,b\n" + b"1,2\n" * 30_000)
+    assert answer.status_code == 413
+    assert not list((server.folder / "files").glob("incoming-*"))
+
+
+def test_names_lose_their_folders(client: httpx.Client) -> None:
+    assert post(client, b"a,b\n5,6\n", "..\\..\\etc/passwd.csv").json()["name"] == "passwd.csv"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("application/json", b"{}", 415),
+        ("multipart/form-data", b"", 415),
+        ("multipart/form-data; boundary=x", b"nothing of the kind", 400),
+        ("multipart/form-data; boundary=x", b"", 400),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n1', 400),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\n1\r\n--x--\r\n', 422),
+        ("multipart/form-data; boundary=" + "x" * 999, b"", 400),
+    ],
+)
+def test_what_is_no_upload_is_refused(client: httpx.Client, content_type: str, body: bytes, status: int) -> None:
+    answer = client.post("/v1/files", content=body, headers={"Content-Type": content_type})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_an_unknown_file_is_404(client: httpx.Client) -> None:
+    assert client.get("/v1/files/file_nothing").status_code == 404

@@ -1,0 +1,13 @@
+"""Runs every measurement of this folder, or those named: `python -m benchmarks [post_to_first_loss] [api_process]`."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+MEASUREMENTS = ("post_to_first_loss", "api_process")
+
+for name in sys.argv[1:] or MEASUREMENTS:
+    if name not in MEASUREMENTS:
+        sys.exit(f"no such measurement: {name}; there are {', '.join(MEASUREMENTS)}")
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")

@@ -1,0 +1,255 @@
+"""The `postgrad` command. Exit codes: 0 done, 1 the job failed, 2 bad input or no server, 3 the job was cancelled."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from postgrad import launch, render
+from postgrad.client import Client, ServerError
+
+OUTCOMES = {"succeeded": 0, "failed": 1, "cancelled": 3}
+BAD_INPUT = 2
+CURVE_HEIGHT = 16
+
+app = typer.Typer(
+    help="Train PyTorch models over HTTP: POST a spec, watch the gradient descend.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Url = Annotated[str, typer.Option(envvar="POSTGRAD_URL", help="Address of the server.")]
+Key = Annotated[str | None, typer.Option(envvar="POSTGRAD_API_KEY", help="API key; loopback needs none.")]
+JobId = Annotated[str, typer.Argument(help="Id of the job: job_...")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the database, uploads and jobs. [POSTGRAD_DATA_DIR, or ./data]")]
+LOCAL = "http://127.0.0.1:8000"
+
+
+@contextmanager
+def talking(url: str, key: str | None) -> Iterator[Client]:
+    """A client whose errors end the command with a sentence and exit code 2."""
+    try:
+        yield Client(url, key)
+    except ServerError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+# ---- the server's side
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [POSTGRAD_HOST, or 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [POSTGRAD_PORT, or 8000]")] = None,
+    data_dir: DataDir = None,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="The API alone; `postgrad worker` starts workers.")] = False,
+) -> None:
+    """Run the API and one worker; the database is brought up to date first."""
+    raise typer.Exit(launch.serve(launch.environment(host, port, data_dir), worker=not no_worker))
+
+
+@app.command()
+def worker(data_dir: DataDir = None) -> None:
+    """Run one worker on the same data folder as the API; it waits until the database is there."""
+    raise typer.Exit(launch.run("workers", launch.environment(data_dir=data_dir)))
+
+
+@app.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database up to date."""
+    raise typer.Exit(launch.run("migrations", launch.environment(data_dir=data_dir)))
+
+
+# ---- the user's side
+
+
+@app.command()
+def submit(
+    spec: Annotated[Path, typer.Argument(help="The spec, a JSON file; - reads standard input.")],
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Such as optimizer.lr=0.01.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show progress; exit 0 succeeded, 1 failed, 3 cancelled.")] = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Queue a job and print its id."""
+    body = read_spec(spec)
+    for change in changes or []:
+        apply(body, change)
+    with talking(url, key) as client:
+        job = client.submit(body)
+        print(job["id"], flush=True)
+        if follow:
+            raise typer.Exit(_follow(client, job["id"]))
+
+
+def read_spec(path: Path) -> Any:
+    """The file's JSON. Ends the command when there is none."""
+    try:
+        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _bad(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise _bad(f"{path} is not JSON: {error}") from error
+
+
+def apply(body: Any, change: str) -> None:
+    """Sets one member: `model.layers.0.out_features=32`. The value is JSON, or else a string."""
+    path, equals, text = change.partition("=")
+    if not equals:
+        raise _bad(f"--set wants PATH=VALUE, got {change!r}")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    *parents, last = path.split(".")
+    holder = body
+    try:
+        for member in parents:
+            holder = holder[int(member)] if isinstance(holder, list) else holder.setdefault(member, {})
+        if isinstance(holder, list):
+            holder[int(last)] = value
+        else:
+            holder[last] = value
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise _bad(f"--set {path}: there is no such place in the spec") from error
+
+
+def _bad(message: str) -> typer.Exit:
+    print(message, file=sys.stderr)
+    return typer.Exit(BAD_INPUT)
+
+
+def _follow(client: Client, job_id: str) -> int:
+    with render.Follow(console) as bar:
+        for kind, data in client.stream(job_id):
+            bar.event(kind, data)
+    job = client.get(f"/v1/jobs/{job_id}")
+    if job["failure"]:
+        print(f"{job['status']}: {job['failure']['reason']}: {job['failure']['message']}", file=sys.stderr)
+    return OUTCOMES[job["status"]]
+
+
+@app.command("ls")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="queued, running, paused, succeeded, failed or cancelled.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """List jobs, newest first."""
+    with talking(url, key) as client:
+        query = {"limit": limit} | ({"status": status} if status else {})
+        console.print(render.jobs_table(client.get("/v1/jobs", **query)["data"]))
+
+
+@app.command()
+def show(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
+    """Print a job as JSON."""
+    with talking(url, key) as client:
+        print(json.dumps(client.get(f"/v1/jobs/{job_id}"), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def cancel(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
+    """Ask a job to stop."""
+    with talking(url, key) as client:
+        job = client.cancel(job_id)
+        asked = job["status"] == "running"
+        print(f"{job_id}: {'asked to stop' if asked else job['status']}")
+
+
+@app.command()
+def curve(
+    job_id: JobId,
+    name: Annotated[list[str] | None, typer.Option(help="Series to draw. Default: train/loss and val/loss.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print every point as series,step,value.")] = False,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Draw a job's curve in the terminal."""
+    with talking(url, key) as client:
+        found = client.curve(job_id, 0 if csv else 2000)
+    wanted = name or ([s["name"] for s in found] if csv else ["train/loss", "val/loss"])
+    drawn = [s for s in found if s["name"] in wanted]
+    if csv:
+        print("series,step,value")
+    for series in drawn:
+        _draw(series, csv)
+    if not drawn:
+        print("there is no point yet", file=sys.stderr)
+
+
+def _draw(series: dict[str, Any], csv: bool) -> None:
+    if csv:
+        for step, value in zip(series["steps"], series["values"], strict=True):
+            print(f"{series['name']},{step},{value!r}" if isinstance(value, float) else f"{series['name']},{step},{value}")
+        return
+    print(f"{series['name']}: {series['total']} points, last {render.number(series['last']['value'])}")
+    if series["min"] is not None:  # none when no value is finite
+        for line in render.plot(series["steps"], series["values"], max(console.width - 16, 20), CURVE_HEIGHT):
+            print(line)
+
+
+@app.command()
+def pull(
+    job_id: JobId,
+    to: Annotated[Path | None, typer.Option(help="Folder for the files; default: one named after the job.")] = None,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Download a job's artifacts: the weights (last and best) and the spec."""
+    folder = to or Path(job_id)
+    with talking(url, key) as client:
+        artifacts = client.get(f"/v1/jobs/{job_id}/artifacts")["data"]
+        folder.mkdir(parents=True, exist_ok=True)
+        for artifact in artifacts:
+            # A name of the server's is not trusted with a path.
+            target = folder / os.path.basename(artifact["name"])
+            client.download(f"/v1/jobs/{job_id}/artifacts/{artifact['name']}", target)
+            print(target)
+    if not artifacts:
+        print("there is no artifact yet", file=sys.stderr)
+
+
+@app.command()
+def upload(
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A CSV file with a header line.")],
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Upload a data file and print its id."""
+    with talking(url, key) as client:
+        print(client.upload(path)["id"])
+
+
+@app.command()
+def catalog(
+    section: Annotated[str | None, typer.Argument(help="losses, optimizers, lr_schedulers, layers, metrics, datasets.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One entry, with its arguments.")] = None,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Show what a spec may name."""
+    with talking(url, key) as client:
+        found = client.get(f"/v1/catalog/{section}" if section else "/v1/catalog")
+    if name is not None:
+        entries = [e for e in found["data"] if e["name"] == name]
+        if not entries:
+            raise _bad(f"there is no {name} in {section}")
+        found = entries[0]
+    elif section is not None:
+        for entry in found["data"]:
+            print(entry["name"])
+        return
+    print(json.dumps(found, indent=2, ensure_ascii=False))

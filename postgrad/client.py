@@ -1,0 +1,133 @@
+"""What the command line needs of the HTTP API. Errors of the server become ServerError, a sentence for a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+Body = dict[str, Any]
+CHUNK_BYTES = 2**20
+
+
+class ServerError(Exception):
+    """The server refused, or cannot be reached. `status` is the HTTP status, 0 when there was no answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Client:
+    """One server. Every method raises ServerError."""
+
+    def __init__(self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=60, transport=transport)
+        self._url = url
+
+    def get(self, path: str, **query: Any) -> Body:
+        body: Body = self._send("GET", path, params=query).json()
+        return body
+
+    def submit(self, spec: Any) -> Body:
+        body: Body = self._send("POST", "/v1/jobs", json=spec).json()
+        return body
+
+    def cancel(self, job_id: str) -> Body:
+        body: Body = self._send("POST", f"/v1/jobs/{job_id}/cancel").json()
+        return body
+
+    def upload(self, path: Path) -> Body:
+        with path.open("rb") as file:
+            body: Body = self._send("POST", "/v1/files", files={"file": (path.name, file)}).json()
+            return body
+
+    def curve(self, job_id: str, max_points: int) -> list[Body]:
+        """The series of a job's curve."""
+        series: list[Body] = self.get(f"/v1/jobs/{job_id}/metrics", max_points=max_points)["series"]
+        return series
+
+    def download(self, path: str, target: Path) -> None:
+        """Writes one artifact under `target`; a half-written file never has that name."""
+        partial = target.with_name(target.name + ".part")
+        with self._translated(), self._http.stream("GET", path) as answer:
+            if answer.is_error:
+                answer.read()
+                raise refused(answer)
+            with partial.open("wb") as file:
+                for chunk in answer.iter_bytes(CHUNK_BYTES):
+                    file.write(chunk)
+        partial.replace(target)
+
+    def stream(self, job_id: str) -> Iterator[tuple[str, Body]]:
+        """(event, data) of the job's stream until its `end`; taken up again where it broke off."""
+        last: str | None = None
+        while True:
+            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+            with self._translated(), self._http.stream("GET", f"/v1/jobs/{job_id}/stream", headers=headers) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise refused(answer)
+                for event, data, identity in _events(answer.iter_lines()):
+                    last = identity or last
+                    yield event, data
+                    if event == "end":
+                        return
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        with self._translated():
+            answer = self._http.request(method, path, **request)
+        if answer.is_error:
+            raise refused(answer)
+        return answer
+
+    def _translated(self) -> _Translated:
+        return _Translated(self._url)
+
+
+class _Translated:
+    """Turns httpx's transport errors into ServerError."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, httpx.TransportError):
+            raise ServerError(f"no answer from {self._url} ({error}); is `postgrad serve` running there?") from error
+
+
+def refused(answer: httpx.Response) -> ServerError:
+    """A problem document as lines: what was wrong, then one line for each pointer."""
+    try:
+        problem = answer.json()
+        lines = [problem.get("detail") or problem["title"]]
+        lines += [f"  {e.get('pointer') or '(body)'}: {e['detail']}" for e in problem.get("errors", [])]
+    except (ValueError, KeyError, AttributeError):
+        lines = [f"the server answered {answer.status_code} {answer.reason_phrase}"]
+    return ServerError("\n".join(lines), answer.status_code)
+
+
+def _events(lines: Iterator[str]) -> Iterator[tuple[str, Body, str | None]]:
+    """Server-sent events (WHATWG HTML, section 9.2): fields up to an empty line."""
+    event, data, identity = "message", "", None
+    for line in lines:
+        if not line:
+            if data:
+                yield event, json.loads(data), identity
+            event, data, identity = "message", "", None
+            continue
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            event = value
+        elif name == "data":
+            data += value
+        elif name == "id":
+            identity = value

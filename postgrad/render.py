@@ -1,0 +1,93 @@
+"""What a terminal shows: tables, a curve as text, the progress of a job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+Body = dict[str, Any]
+# Two dots wide, four high in one character (Unicode's braille patterns): bit of each dot by column and row.
+DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+
+
+def jobs_table(jobs: Iterable[Body]) -> Table:
+    """One line a job. Names are the users' own: shown as text, never as markup."""
+    table = Table("id", "name", "status", "epoch", "train/loss", "created", box=None)
+    for job in jobs:
+        progress = job["progress"]
+        loss = job["summary"].get("train/loss", {}).get("last", {}).get("value", "")
+        cells = (
+            job["id"],
+            job["name"] or "",
+            job["status"],
+            f"{progress['epoch']}/{progress['epochs']}",
+            number(loss),
+            job["created_at"],
+        )
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    return table
+
+
+def number(value: Any) -> str:
+    """Six significant digits; "NaN" and its like as they come."""
+    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
+
+
+def plot(steps: list[int], values: list[float], width: int, height: int) -> list[str]:
+    """Lines of braille characters, the highest value on top; `width` and `height` in characters. Needs one finite value."""
+    points = [(s, v) for s, v in zip(steps, values, strict=True) if isinstance(v, int | float) and math.isfinite(v)]
+    columns, rows = width * 2, height * 4
+    first, last = points[0][0], points[-1][0]
+    low, high = min(v for _, v in points), max(v for _, v in points)
+    cells = [[0] * width for _ in range(height)]
+    for step, value in points:
+        x = round((step - first) / max(last - first, 1) * (columns - 1))
+        y = round((high - value) / ((high - low) or 1) * (rows - 1))
+        cells[y // 4][x // 2] |= DOTS[x % 2][y % 4]
+    lines = ["".join(chr(0x2800 + cell) for cell in row) for row in cells]
+    labels = [number(high), *[""] * (height - 2), number(low)][:height]
+    margin = max(map(len, labels))
+    return [f"{label:>{margin}} |{line}" for label, line in zip(labels, lines, strict=True)] + [
+        f"{'':>{margin}}  {first}{last:>{max(width - len(str(first)), 1)}}"
+    ]
+
+
+class Follow:
+    """A progress bar with loss, rate and time left, fed with the events of a job's stream."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.fields[status]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[rate]} rows/s"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console)
+        self._task = self._progress.add_task("", total=None, status="queued", loss="-", rate="-")
+
+    def __enter__(self) -> Follow:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def event(self, kind: str, data: Body) -> None:
+        if kind == "status":
+            progress = data["progress"]
+            rate = number(progress["samples_per_second"]) if progress["samples_per_second"] else "-"
+            total = progress["iterations"] or None
+            status = data["status"] if not data["waiting"] else f"{data['status']} ({data['waiting']})"
+            self._progress.update(self._task, total=total, completed=progress["iteration"], status=status, rate=rate)
+        elif kind == "metrics":
+            for series in data["series"]:
+                if series["name"] == "train/loss" and series["values"]:
+                    self._progress.update(self._task, completed=series["steps"][-1], loss=number(series["values"][-1]))

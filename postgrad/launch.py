@@ -40,7 +40,7 @@ def serve(settings: Mapping[str, str], *, worker: bool) -> int:
         threading.Thread(target=_announce, args=(settings, processes[0]), daemon=True).start()
         while all(p.poll() is None for p in processes):
             time.sleep(READY_POLL_SECONDS)
-        return next(code for p in processes if (code := p.poll()) is not None)
+        return next(ended for p in processes if (ended := p.poll()) is not None)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,8 @@ class SpecProblem:
 
 def escape(member: object) -> str:
     """A member's name as RFC 6901 writes it."""
-    return str(member).replace("~", "~0").replace("/", "~1")
+    text = str(member).encode("utf-8", "backslashreplace").decode()  # a lone surrogate can be in no answer
+    return text.replace("~", "~0").replace("/", "~1")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -47,7 +48,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """A user's word in an error, cut to a readable length."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no integer of over 4300 digits, and no list in too many lists
+        return f"{type(value).__name__} that is too long to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -103,12 +107,31 @@ def check_value(entry: Entry, argument: Argument, value: Any, where: str) -> Ite
             detail = f"{name} is one of {', '.join(argument.choices)}, not {shown(value)}{hint}"
             yield SpecProblem(where, "unknown_choice", detail)
     elif form in {"integers", "numbers", "tensor"}:
-        if len(value) > MAX_LIST:
+        wanted_length = _length(entry, argument)
+        if wanted_length is not None and len(value) != wanted_length:
+            yield SpecProblem(where, "out_of_range", f"{name} has {wanted_length} members, not {len(value)}")
+        elif len(value) > MAX_LIST:
             yield SpecProblem(where, "out_of_range", f"{name} has {len(value)} members; at most {MAX_LIST} are taken")
         for index, member in enumerate(value[:MAX_LIST]):
             yield from _check_number(entry, argument, member, f"{where}/{index}")
     elif form in {"integer", "number"}:
         yield from _check_number(entry, argument, value, where)
+
+
+def _length(entry: Entry, argument: Argument) -> int | None:
+    """Members that a list has by the class's name: `Conv2d` wants two, `ZeroPad2d` one for each side; None is any number.
+
+    On the meta device torch takes any, and fails at the first batch.
+    """
+    if argument.name in supplement.BELOW_ONE | {"etas", "step_sizes", "fpr_range"}:
+        return 2
+    dimensions = 2 if entry.name in {"Fold", "Unfold"} else int(entry.name[-2]) if entry.name[-2:] in _DIMENSIONS else 0
+    if entry.section != "layers" or not dimensions:
+        return None
+    return 2 * dimensions if "Pad" in entry.name else dimensions
+
+
+_DIMENSIONS = frozenset({"1d", "2d", "3d"})
 
 
 def _check_number(entry: Entry, argument: Argument, value: float, where: str) -> Iterator[SpecProblem]:

@@ -225,6 +225,8 @@ class JobSpec(Strict):
     @field_validator("metadata")
     @classmethod
     def _metadata_is_small(cls, metadata: dict[str, str]) -> dict[str, str]:
+        if any("\ud800" <= c <= "\udfff" for key in metadata for c in key):  # pydantic looks at the values only
+            raise PydanticCustomError("out_of_range", "a name in metadata is not valid Unicode")
         if sum(len(k) + len(v) for k, v in metadata.items()) > MAX_METADATA_BYTES:
             raise PydanticCustomError("out_of_range", "metadata holds more than {n} characters", {"n": MAX_METADATA_BYTES})
         return metadata
@@ -354,7 +356,9 @@ def _problem(error: Any, body: Any, long: Any) -> SpecProblem:
     elif kind == "union_tag_invalid":
         given = _member(long, f"{pointer}/type")
         pointer = f"{pointer}/type"
-        detail = f'a dataset is of type "builtin" or "file", not {shown(given)}' + did_you_mean(str(given), ("builtin", "file"))
+        detail = f'a dataset is of type "builtin" or "file", not {shown(given)}' + did_you_mean(
+            shown(given), ("builtin", "file")
+        )
     else:
         given = error["input"]
         choices = did_you_mean(given, DATASETS) if pointer == "/dataset/name" and isinstance(given, str) else ""

@@ -61,7 +61,13 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "lambd": (0, None),
     "pct_start": (0, 1),
     "Dropout.p": (0, 1),
+    "MultiMarginLoss.p": (1, 2),
+    "MinkowskiDistance.p": (1, 1000),
     "groups": (1, 65536),
+    "num_groups": (1, 65536),
+    "out_features": (1, 65536),
+    "out_channels": (1, 65536),
+    "LocalResponseNorm.size": (1, 4096),
     "kernel_size": (1, 4096),
     "stride": (1, 4096),
     "dilation": (1, 4096),
@@ -70,6 +76,10 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "T_0": (1, None),
     "T_mult": (1, None),
     "HuberLoss.delta": (1e-300, None),
+    # Metrics allocate by these; with thresholds it is once for every class.
+    "thresholds": (0, 1000),
+    "n_bins": (1, 10_000),
+    "top_k": (1, 1000),
 }
 
 # No size in a spec is larger: with it the product of two sizes is still caught by the limit on parameters.

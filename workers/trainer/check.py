@@ -110,9 +110,17 @@ def main() -> None:
     torch.set_num_threads(1)
     answer(parse(WARM_UP_SPEC), WARM_UP)  # the first optimizer imports a second's worth of torch
     print(json.dumps({"ready": True, "torch": torch.__version__.split("+")[0]}), flush=True)
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:
+        print(json.dumps(_reply(line)), flush=True)
+
+
+def _reply(line: bytes) -> dict[str, Any]:
+    """The answer to one line; a line that is no question has the id null."""
+    try:
         question = json.loads(line)
-        print(json.dumps({"id": question.get("id"), **respond(question)}), flush=True)
+        return {"id": question.get("id"), **respond(question)}
+    except Exception as error:
+        return {"id": None, "error": f"no question: {type(error).__name__}: {error}"[:500]}
 
 
 if __name__ == "__main__":

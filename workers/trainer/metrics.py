@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from workers.trainer.data import DataDescription
 
 
+# Without num_outputs they average over all target columns, so that one number comes out.
+OVER_ALL_COLUMNS = frozenset({"MeanSquaredError", "MeanAbsoluteError"})
+
+
 class Metrics:
     """All metrics of a spec over one part of the data. Draws from no random generator."""
 
@@ -64,7 +68,9 @@ def _moved(value: Any, device: torch.device) -> Any:
 def build(component: MetricComponent, description: DataDescription) -> torchmetrics.Metric:
     """The torchmetrics object, `num_classes` and `num_outputs` filled in. Raises what its constructor raises."""
     known = catalog().section("metrics")[component.type].arguments
-    sizes = {"num_classes": description.classes, "num_outputs": description.target_width}
+    sizes = {"num_classes": description.classes}
+    if component.type not in OVER_ALL_COLUMNS:
+        sizes["num_outputs"] = description.target_width
     arguments = {name: size for name, size in sizes.items() if name in known and size is not None} | component.arguments()
     for module in (torchmetrics.classification, torchmetrics.regression):
         if hasattr(module, component.type):
@@ -91,9 +97,12 @@ def seen_by(component: MetricComponent, loss: str, outputs: Tensor, targets: Ten
 
 def check(spec: JobSpec, description: DataDescription, outputs: Tensor, targets: Tensor) -> list[SpecProblem]:
     """Every metric tried on two rows of outputs and targets."""
-    problems = []
+    problems: list[SpecProblem] = []
     for index, component in enumerate(spec.metrics):
-        if (reason := _unfit(component, spec, description)) is not None:
+        if wrong := _wrong_size(component, description):
+            problems.append(SpecProblem(f"/metrics/{index}/{wrong[0]}", "shape_mismatch", wrong[1]))
+            continue
+        if (reason := _unfit(component, spec, description, not targets.is_floating_point())) is not None:
             problems.append(SpecProblem(f"/metrics/{index}", "target_mismatch", f"{component.type} {reason}"))
             continue
         try:
@@ -110,10 +119,23 @@ def check(spec: JobSpec, description: DataDescription, outputs: Tensor, targets:
     return problems
 
 
-def _unfit(component: MetricComponent, spec: JobSpec, description: DataDescription) -> str | None:
+def _wrong_size(component: MetricComponent, description: DataDescription) -> tuple[str, str] | None:
+    """A given size that is not the data's, and what to say. Checked first: a metric takes memory by its sizes."""
+    given = component.arguments()
+    classes, width = given.get("num_classes"), given.get("num_outputs")
+    if classes is not None and description.classes is not None and classes != description.classes:
+        return "num_classes", f"the target has {description.classes} classes, not {classes}"
+    if width is not None and width not in {1, description.target_width}:
+        return "num_outputs", f"the target has {description.target_width} column(s), not {width}"
+    return None
+
+
+def _unfit(component: MetricComponent, spec: JobSpec, description: DataDescription, targets_are_labels: bool) -> str | None:
     two = description.classes == 2
     if component.type.startswith("Binary") and not two:
         return f"wants two classes; the target has {description.classes or 'none, it is a number'}"
     if component.type.startswith("Multiclass") and (description.classes is None or spec.loss.type.startswith("BCE")):
         return "wants one output for each class; use a Binary metric, or CrossEntropyLoss with an output for each class"
+    if not component.type.startswith(("Binary", "Multiclass")) and targets_are_labels:
+        return "compares numbers, but the target holds class labels; use a Multiclass metric"
     return None

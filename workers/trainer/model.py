@@ -20,6 +20,7 @@ from workers.trainer.data import DataDescription
 
 MAX_PARAMETERS = 200_000_000  # 0.8 GB of float32, four times that with Adam's state and the gradients
 MAX_ACTIVATIONS = 500_000_000  # elements of one layer's output for one batch
+MAX_DIMENSIONS = 16  # torch's kernels take up to 64, the meta device any number
 
 Shape = tuple[int, ...]
 
@@ -133,7 +134,7 @@ def _fill_shape(arguments: dict[str, Any], where: _Place) -> tuple[dict[str, Any
         return {"normalized_shape": list(where.shape[1:]), **arguments}, frozenset({"normalized_shape"})
     shape = tuple(given) if isinstance(given, list) else (given,)
     if not shape or where.shape[-len(shape) :] != shape:
-        detail = f"{where.gets}, so normalized_shape is {list(where.shape[1:])} or its end, not {given}"
+        detail = f"{where.gets}, so normalized_shape is {list(where.shape[1:])} or its end, not {str(given)[:60]}"
         raise where.problem("/normalized_shape", "shape_mismatch", detail)
     return arguments, frozenset()
 
@@ -182,6 +183,9 @@ class _Place:
             raise self.problem(member, "invalid_argument", f"{self.name} cannot be built: {text}") from error
 
     def forward(self, module: nn.Module, value: Tensor, short: bool) -> Tensor:
+        dim = self.component.arguments().get("dim")
+        if dim is not None and not -value.dim() <= dim < value.dim():  # a softmax does not look at it on the meta device
+            raise self.problem("/dim", "out_of_range", f"{self.gets}, which has no dimension {dim}")
         try:
             with torch.no_grad():
                 output = module(value)
@@ -195,6 +199,11 @@ class _Place:
             raise self.problem("", "shape_mismatch", f"{self.gets}, which it cannot take: {_first_line(error)}") from error
         if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != len(value):
             raise self.problem("", "shape_mismatch", f"{self.gets} and does not keep the batch as its first dimension")
+        if output.numel() == 0 or output.dim() > MAX_DIMENSIONS:
+            gives = "nothing: its output" if output.numel() == 0 else f"over {MAX_DIMENSIONS} dimensions: its output"
+            raise self.problem(
+                "", "out_of_range", f"{self.gets} and gives {gives} has shape {_written(tuple(output.shape))[:200]}"
+            )
         if output.numel() > MAX_ACTIVATIONS:
             raise self.problem(
                 "", "out_of_range", f"{self.name} gives {output.numel():,} numbers a batch; the limit is {MAX_ACTIVATIONS:,}"

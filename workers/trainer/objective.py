@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,12 +118,18 @@ def sample(spec: JobSpec, description: DataDescription) -> tuple[Tensor, Tensor]
     """An output and a target of two rows in the right form, for trying loss and metrics on."""
     if target_form(spec.loss) == "class":
         return torch.full((2, description.classes or 1), 0.5), torch.tensor([0, (description.classes or 1) - 1])
-    target = torch.tensor([[description.target_min], [description.target_max]]).expand(2, description.target_width)
+    ends = [[description.target_min], [description.target_max]]
+    target = torch.tensor(ends, dtype=torch.float32).expand(2, description.target_width)
     return torch.full((2, description.target_width), 0.5), target.contiguous()
 
 
 def check_loss(spec: JobSpec, description: DataDescription) -> tuple[nn.Module | None, list[SpecProblem]]:
     """The loss, tried on two rows of real numbers: BCELoss with integer targets passes on the meta device."""
+    for name in ("weight", "pos_weight") if spec.loss.type in BINARY_LOSSES else ():
+        given = spec.loss.arguments().get(name)
+        if given is not None and len(given) not in {1, description.target_width}:  # torch would broadcast the output to it
+            detail = f"{spec.loss.type}'s {name} has {len(given)} numbers; the target has {description.target_width} column(s)"
+            return None, [SpecProblem(f"/loss/{name}", "shape_mismatch", detail)]
     try:
         loss = build_loss(spec)
         value = loss(*sample(spec, description))
@@ -162,8 +170,14 @@ def _argument_problem(pointer: str, component: Component, error: Exception) -> S
     """The constructor's own words, at the argument they name."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     words = text.lower().replace("_", " ")
-    named = next((n for n in component.arguments() if n.lower().replace("_", " ").rstrip("s") in words), None)
+    named = next((n for n in component.arguments() if _names(n.lower().replace("_", " "), words)), None)
     return SpecProblem(f"{pointer}/{named}" if named else pointer, "invalid_argument", f"{component.type}: {text}")
+
+
+def _names(argument: str, words: str) -> bool:
+    # torch says "beta" of betas and "epsilon" of eps; a name as short as `p` must be the whole word.
+    pattern = rf"\b{re.escape(argument)}\b" if len(argument) < 3 else rf"\b{re.escape(argument.rstrip('s'))}"
+    return re.search(pattern, words) is not None
 
 
 def _loss_problem(detail: str) -> SpecProblem:
@@ -187,6 +201,8 @@ def live_arguments(section: str, component: Component, value: Any) -> dict[str, 
     """Every argument of a component as the live object `value` has it (an optimizer's defaults, a module's attributes)."""
     known = catalog().section(section)[component.type].arguments
     defaults = value.defaults if isinstance(value, Optimizer) else vars(value)
+    # MultiStepLR keeps its list of milestones as a Counter.
+    defaults = {k: sorted(v.elements()) if isinstance(v, Counter) else v for k, v in defaults.items()}
     given = component.arguments()
     buffers = dict(value.named_buffers()) if isinstance(value, nn.Module) else {}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -51,3 +52,8 @@ def test_the_key_is_not_printed() -> None:
 def test_an_in_memory_database_is_no_queue() -> None:
     with pytest.raises(DatabaseUnfit, match="needs a file"):
         open_engine("sqlite://")
+
+
+def test_the_readme_lists_every_setting() -> None:
+    listed = re.findall(r"^\| `POSTGRAD_([A-Z_]+)` \|", Path("README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name.lower() for name in listed] == list(Settings.model_fields)

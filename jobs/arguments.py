@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jobs import supplement
-from jobs.catalog import Argument, Entry, catalog
+from jobs.catalog import LISTS, MAX_LIST, Argument, Entry, catalog
 
-MAX_LIST = 1000
-MAX_INTEGER = 2**53
+MAX_INTEGER = 2**53  # beyond it a JSON reader may round
+MAX_SHOWN = 60  # characters of a user's own value in a message
 
 SINGULAR = {
     "losses": "loss",
@@ -40,41 +41,42 @@ def escape(member: object) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean "x"?` for the nearest of the known names, or nothing."""
-    names = list(known)
-    lowered = {n.lower(): n for n in names}
+    lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lowered, 1, 0.6)
     return f'; did you mean "{lowered[near[0]]}"?' if near else ""
 
 
 def shown(value: object) -> str:
-    """A user's word in an error, cut to a readable length."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # Python writes no integer of over 4300 digits, and no list in too many lists
-        return f"{type(value).__name__} that is too long to show"
-    return text if len(text) <= 60 else text[:57] + "..."
+    """A user's value in a message, in JSON's words: a scalar cut to a readable length, never the inside of an object."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:  # Python refuses to write thousands of digits
+        return "a number of that size"
+    text = json.dumps(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
 def check_component(section: str, body: Any, pointer: str, own: frozenset[str] = frozenset()) -> Iterator[SpecProblem]:
     """Every problem of one long-form component; members in `own` are postgrad's and checked elsewhere."""
+    kind = SINGULAR[section]
     if not isinstance(body, Mapping):
-        yield SpecProblem(pointer, "wrong_type", f'expected a name or {{"type": ...}}, got {shown(body)}')
+        yield SpecProblem(pointer, "wrong_type", f'a {kind} is a name or {{"type": ...}}, not {shown(body)}')
         return
-    name = body.get("type")
     if "type" not in body:
-        yield SpecProblem(f"{pointer}/type", "missing", f"which {SINGULAR[section]}? Give `type`, a class name of torch's")
+        yield SpecProblem(f"{pointer}/type", "missing", f"which {kind}? Give `type`, the name of a class")
         return
-    entries = catalog().section(section)
-    if not isinstance(name, str) or name not in entries:
-        hint = did_you_mean(name, entries) if isinstance(name, str) else ""
-        yield SpecProblem(f"{pointer}/type", "unknown_type", f"there is no {SINGULAR[section]} {shown(name)}{hint}")
-        return
-    entry = entries[name]
-    if entry.refused is not None:
-        yield SpecProblem(f"{pointer}/type", "not_supported", f"{name} cannot be used: {entry.refused}")
-        return
-    given = {k: v for k, v in body.items() if k != "type" and k not in own}
-    yield from _check_arguments(entry, given, pointer)
+    name, entries = body["type"], catalog().section(section)
+    if not isinstance(name, str):
+        yield SpecProblem(f"{pointer}/type", "wrong_type", f"a {kind}'s type is the name of a class, not {shown(name)}")
+    elif name not in entries:
+        usable = [n for n, entry in entries.items() if entry.refused is None]
+        hint = did_you_mean(name, usable) or did_you_mean(name, entries)
+        yield SpecProblem(f"{pointer}/type", "unknown_type", f"there is no {kind} {shown(name)}{hint}")
+    elif (reason := entries[name].refused) is not None:
+        yield SpecProblem(f"{pointer}/type", "not_supported", f"{name} cannot be used: {reason}")
+    else:
+        given = {key: value for key, value in body.items() if key != "type" and key not in own}
+        yield from _check_arguments(entries[name], given, pointer)
 
 
 def _check_arguments(entry: Entry, given: Mapping[str, Any], pointer: str) -> Iterator[SpecProblem]:
@@ -82,70 +84,78 @@ def _check_arguments(entry: Entry, given: Mapping[str, Any], pointer: str) -> It
         where = f"{pointer}/{escape(name)}"
         argument = entry.arguments.get(name)
         if argument is None:
-            usable = [n for n, a in entry.arguments.items() if a.refused is None]
-            hint = did_you_mean(name, usable) or f"; it has {', '.join(usable) or 'none'}"
+            hint = did_you_mean(name, entry.usable()) or f"; it has {', '.join(entry.usable()) or 'none'}"
             yield SpecProblem(where, "unknown_field", f"{entry.name} has no argument {shown(name)}{hint}")
         elif argument.refused is not None:
             yield SpecProblem(where, "not_supported", f"{entry.name}'s {name} cannot be given: {argument.refused}")
         else:
             yield from check_value(entry, argument, value, where)
-    for name, argument in entry.arguments.items():
-        if argument.required and not argument.inferred and argument.refused is None and name not in given:
-            yield SpecProblem(f"{pointer}/{name}", "missing", f"{entry.name} needs {name}")
+    for name in entry.missing(given):
+        yield SpecProblem(f"{pointer}/{name}", "missing", f"{entry.name} needs {name}")
 
 
 def check_value(entry: Entry, argument: Argument, value: Any, where: str) -> Iterator[SpecProblem]:
     """Type, choices and bounds of one argument's value."""
-    form = next((f for f in argument.forms if _fits(f, value)), None)
+    form = next((f for f in argument.forms if _fits(f, value, argument)), None)
     name = f"{entry.name}'s {argument.name}"
     if form is None:
-        wanted = " or ".join(_WORDS[f] for f in argument.forms)
-        yield SpecProblem(where, "wrong_type", f"{name} wants {wanted}, got {shown(value)}")
-    elif form == "string":
-        if argument.choices and value not in argument.choices:
-            hint = did_you_mean(value, argument.choices)
-            detail = f"{name} is one of {', '.join(argument.choices)}, not {shown(value)}{hint}"
-            yield SpecProblem(where, "unknown_choice", detail)
-    elif form in {"integers", "numbers", "tensor"}:
-        wanted_length = _length(entry, argument)
-        if wanted_length is not None and len(value) != wanted_length:
-            yield SpecProblem(where, "out_of_range", f"{name} has {wanted_length} members, not {len(value)}")
-        elif len(value) > MAX_LIST:
-            yield SpecProblem(where, "out_of_range", f"{name} has {len(value)} members; at most {MAX_LIST} are taken")
-        for index, member in enumerate(value[:MAX_LIST]):
-            yield from _check_number(entry, argument, member, f"{where}/{index}")
+        yield from _misfit(name, argument, value, where)
+    elif form == "string" and argument.choices and value not in argument.choices:
+        detail = f"{name} is one of {', '.join(argument.choices)}, not {shown(value)}{did_you_mean(value, argument.choices)}"
+        yield SpecProblem(where, "unknown_choice", detail)
+    elif form in LISTS:
+        yield from _check_list(entry, argument, value, where)
     elif form in {"integer", "number"}:
         yield from _check_number(entry, argument, value, where)
 
 
-def _length(entry: Entry, argument: Argument) -> int | None:
-    """Members that a list has by the class's name: `Conv2d` wants two, `ZeroPad2d` one for each side; None is any number.
+def _misfit(name: str, argument: Argument, value: Any, where: str) -> Iterator[SpecProblem]:
+    """A wrong type; when the list is right and only members are wrong, each of those."""
+    lists = [form for form in argument.forms if form in LISTS]
+    if not isinstance(value, list) or not lists or len(value) > MAX_LIST:
+        wanted = " or ".join(_WORDS[form] for form in argument.forms)
+        yield SpecProblem(where, "wrong_type", f"{name} wants {wanted}, got {shown(value)}")
+        return
+    for index, member in enumerate(value):
+        if not _is_member(lists[0], member, argument):
+            detail = f"{name} wants {_WORDS[lists[0]]}, got {shown(member)} in it"
+            yield SpecProblem(f"{where}/{index}", "wrong_type", detail)
 
-    On the meta device torch takes any, and fails at the first batch.
-    """
-    if argument.name in supplement.BELOW_ONE | {"etas", "step_sizes", "fpr_range"}:
-        return 2
-    dimensions = 2 if entry.name in {"Fold", "Unfold"} else int(entry.name[-2]) if entry.name[-2:] in _DIMENSIONS else 0
-    if entry.section != "layers" or not dimensions:
-        return None
-    return 2 * dimensions if "Pad" in entry.name else dimensions
 
-
-_DIMENSIONS = frozenset({"1d", "2d", "3d"})
+def _check_list(entry: Entry, argument: Argument, value: list[Any], where: str) -> Iterator[SpecProblem]:
+    name = f"{entry.name}'s {argument.name}"
+    if argument.length is not None and len(value) != argument.length:
+        detail = f"{name} has {argument.length} members, not {len(value)}"
+        yield SpecProblem(where, "out_of_range", detail)
+    elif not 1 <= len(value) <= MAX_LIST:
+        yield SpecProblem(where, "out_of_range", f"{name} has 1 to {MAX_LIST} members, not {len(value)}")
+    for index, member in enumerate(value[:MAX_LIST]):
+        if member is not None:
+            yield from _check_number(entry, argument, member, f"{where}/{index}")
 
 
 def _check_number(entry: Entry, argument: Argument, value: float, where: str) -> Iterator[SpecProblem]:
     low, high = argument.minimum, argument.maximum
-    name = f"{entry.name}'s {argument.name}"
     if entry.section == "layers" and isinstance(value, int):
-        high = supplement.MAX_SIZE if high is None else high
         low = -supplement.MAX_SIZE if low is None else low
-    if argument.name in supplement.BELOW_ONE and not 0 <= value < 1:
-        yield SpecProblem(where, "out_of_range", f"{name} must be at least 0 and below 1, got {value!r}")
+        high = supplement.MAX_SIZE if high is None else high
+    if not math.isfinite(value) if isinstance(value, float) else abs(value) > MAX_INTEGER:
+        problem = "must be a finite number, and a whole one at most 2^53 in size"
     elif low is not None and value < low:
-        yield SpecProblem(where, "out_of_range", f"{name} must be at least {low:g}, got {shown(value)}")
+        problem = f"must be at least {low:g}"
     elif high is not None and value > high:
-        yield SpecProblem(where, "out_of_range", f"{name} must be at most {high:g}, got {shown(value)}")
+        problem = f"must be at most {high:g}"
+    elif argument.above is not None and value <= argument.above:
+        problem = f"must be greater than {argument.above:g}"
+    elif argument.below is not None and value >= argument.below:
+        problem = f"must be less than {argument.below:g}"
+    else:
+        return
+    yield SpecProblem(where, "out_of_range", f"{entry.name}'s {argument.name} {problem}, got {_number_shown(value)}")
+
+
+def _number_shown(value: float) -> str:
+    return shown(value) if isinstance(value, int) or math.isfinite(value) else repr(value)
 
 
 _WORDS = {
@@ -160,26 +170,31 @@ _WORDS = {
 }
 
 
-def _fits(form: str, value: Any) -> bool:
-    if form in {"integers", "numbers", "tensor"}:
-        member = _is_integer if form == "integers" else _is_number
-        return isinstance(value, list) and all(member(v) for v in value)
+def _fits(form: str, value: Any, argument: Argument) -> bool:
+    if form in LISTS:
+        return isinstance(value, list) and all(_is_member(form, member, argument) for member in value)
     return _FITS[form](value)
+
+
+def _is_member(form: str, member: Any, argument: Argument) -> bool:
+    if member is None:
+        return argument.null_members
+    return _is_integer(member) if form == "integers" else _is_number(member)
 
 
 def _is_integer(value: Any) -> bool:
     # In Python True is an int; in a spec it is not.
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+    return _is_integer(value) or isinstance(value, float)
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {
-    "null": lambda v: v is None,
-    "boolean": lambda v: isinstance(v, bool),
+    "null": lambda value: value is None,
+    "boolean": lambda value: isinstance(value, bool),
     "integer": _is_integer,
     "number": _is_number,
-    "string": lambda v: isinstance(v, str),
+    "string": lambda value: isinstance(value, str),
 }

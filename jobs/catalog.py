@@ -23,21 +23,27 @@ DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"rows": 1797, "input_shape": [1, 8, 8], "task": "multiclass", "classes": 10},
 }
 
-_SCHEMA_OF_FORM: dict[str, dict[str, Any]] = {
-    "null": {"type": "null"},
-    "boolean": {"type": "boolean"},
-    "integer": {"type": "integer"},
-    "number": {"type": "number"},
-    "string": {"type": "string"},
-    "integers": {"type": "array", "items": {"type": "integer"}},
-    "numbers": {"type": "array", "items": {"type": "number"}},
-    "tensor": {"type": "array", "items": {"type": "number"}},
+MAX_LIST = 1000  # members of any list in a component
+LISTS = frozenset({"integers", "numbers", "tensor"})
+_TYPES = {
+    "null": "null",
+    "boolean": "boolean",
+    "integer": "integer",
+    "number": "number",
+    "string": "string",
+    "integers": "integer",
+    "numbers": "number",
+    "tensor": "number",
 }
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One keyword argument of a torch class. `refused` is the reason why a spec may not give it."""
+    """One keyword argument of a torch class. `refused` is the reason why a spec may not give it.
+
+    Bounds hold for a number and for each member of a list: `minimum` and `maximum` may be reached, `above` and `below` may
+    not. `length` is the number of members of a list; `null_members` says that a member may be null.
+    """
 
     name: str
     forms: tuple[str, ...]
@@ -46,6 +52,10 @@ class Argument:
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    length: int | None = None
+    null_members: bool = False
     inferred: bool = False
     refused: str | None = None
 
@@ -56,12 +66,25 @@ class Argument:
         return schema if self.required else {**schema, "default": self.default}
 
     def _of(self, form: str) -> dict[str, Any]:
-        schema = dict(_SCHEMA_OF_FORM[form])
+        schema: dict[str, Any] = {"type": _TYPES[form]}
         if form == "string" and self.choices:
             schema["enum"] = list(self.choices)
-        if form in {"integer", "number"}:
-            schema |= {k: v for k, v in (("minimum", self.minimum), ("maximum", self.maximum)) if v is not None}
-        return schema
+        if schema["type"] in {"integer", "number"}:
+            schema |= self._bounds()
+        if form not in LISTS:
+            return schema
+        members = {"anyOf": [schema, {"type": "null"}]} if self.null_members else schema
+        least, most = (1, MAX_LIST) if self.length is None else (self.length, self.length)
+        return {"type": "array", "items": members, "minItems": least, "maxItems": most}
+
+    def _bounds(self) -> dict[str, float]:
+        named = {
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "exclusiveMinimum": self.above,
+            "exclusiveMaximum": self.below,
+        }
+        return {key: bound for key, bound in named.items() if bound is not None}
 
 
 @dataclass(frozen=True)
@@ -74,14 +97,21 @@ class Entry:
     arguments: Mapping[str, Argument]
     refused: str | None = None
 
+    def usable(self) -> dict[str, Argument]:
+        """The arguments that a spec may give."""
+        return {name: argument for name, argument in self.arguments.items() if argument.refused is None}
+
+    def missing(self, given: Mapping[str, Any]) -> list[str]:
+        """Names of the arguments that must be given, cannot be inferred and are not in `given`."""
+        return [n for n, a in self.usable().items() if a.required and not a.inferred and n not in given]
+
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of `{"type": name, ...}`: the arguments that a spec may give."""
-        usable = {n: a for n, a in self.arguments.items() if a.refused is None}
         return {
             "type": "object",
             "description": self.summary,
-            "properties": {"type": {"const": self.name}, **{n: a.json_schema() for n, a in usable.items()}},
-            "required": ["type", *(n for n, a in usable.items() if a.required and not a.inferred)],
+            "properties": {"type": {"const": self.name}, **{n: a.json_schema() for n, a in self.usable().items()}},
+            "required": ["type", *self.missing({})],
             "additionalProperties": False,
         }
 
@@ -108,8 +138,9 @@ def catalog() -> Catalog:
 
 
 def _entry(section: str, name: str, row: dict[str, Any]) -> Entry:
-    arguments = {
-        a["name"]: Argument(**{**a, "forms": tuple(a["forms"]), "choices": tuple(a.get("choices", ()))})
-        for a in row["arguments"]
-    }
+    arguments = {argument["name"]: _argument(argument) for argument in row["arguments"]}
     return Entry(section, name, row["summary"], arguments, row.get("refused"))
+
+
+def _argument(row: dict[str, Any]) -> Argument:
+    return Argument(**{**row, "forms": tuple(row["forms"]), "choices": tuple(row.get("choices", ()))})

@@ -6,8 +6,9 @@ the long form in the order it came.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
@@ -23,40 +24,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from jobs.arguments import SpecProblem, check_component, did_you_mean, escape, shown
-from jobs.catalog import DATASETS, catalog
+from jobs.arguments import SpecProblem, check_component, shown
+from jobs.catalog import catalog
+from jobs.deferred import deferred
+from jobs.pointers import explained, posted, unreadable
 
-__all__ = ["Component", "InvalidSpec", "JobSpec", "SpecProblem", "parse", "threads_for"]
+__all__ = ["Component", "InvalidSpec", "JobSpec", "SpecProblem", "parse", "posted", "threads_for"]
 
 JSON: TypeAlias = Any
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 SPLIT_TOLERANCE = 1e-9
 MAX_LAYERS = 200
 MAX_METADATA_BYTES = 16384
-
-# Members that API.md promises for a later release: refused by name, so that nobody believes they were heard.
-LATER: dict[str, str] = {
-    "/accumulate_grad_batches": "gradient accumulation is not supported yet",
-    "/early_stopping": "early stopping is not supported yet",
-    "/priority": "jobs have no priority yet; they run in the order they came",
-    "/compile": "compiled models are not supported yet",
-    "/fused": "fused arithmetic is not supported yet",
-    "/init_from": "starting from another job's weights is not supported yet",
-    "/dataset/transforms": "transforms are not supported yet",
-    "/dataset/missing": "missing cells are refused; filling or dropping them is not supported yet",
-    "/split/stratify": "stratified splits are not supported yet",
-    "/model/init_from": "starting from another job's weights is not supported yet",
-}
-LATER_TYPES = {
-    "/dataset/type": {"python": "data sets written in Python are not supported yet"},
-    "/model/type": {
-        "Graph": "graph models are not supported yet; use Sequential",
-        "exported": "exported programs are not supported yet; use Sequential",
-        "python": "models written in Python are not supported yet; use Sequential",
-    },
-    "/precision": dict.fromkeys(("bf16-mixed", "16-mixed", "64-true"), "only 32-true is supported yet"),
-    "/on_nonfinite": dict.fromkeys(("skip", "rollback"), "only fail is supported yet"),
-}
 
 
 class InvalidSpec(Exception):
@@ -179,7 +158,7 @@ class Checkpoint(Strict):
     """When a checkpoint is written, besides at the end, and how many are kept."""
 
     every_n_epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    every_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 30.0
+    every_seconds: Annotated[float, Field(ge=0.1, le=86_400)] | None = 30.0
     keep: Annotated[int, Field(ge=1, le=100)] = 2
 
 
@@ -225,8 +204,6 @@ class JobSpec(Strict):
     @field_validator("metadata")
     @classmethod
     def _metadata_is_small(cls, metadata: dict[str, str]) -> dict[str, str]:
-        if any("\ud800" <= c <= "\udfff" for key in metadata for c in key):  # pydantic looks at the values only
-            raise PydanticCustomError("out_of_range", "a name in metadata is not valid Unicode")
         if sum(len(k) + len(v) for k, v in metadata.items()) > MAX_METADATA_BYTES:
             raise PydanticCustomError("out_of_range", "metadata holds more than {n} characters", {"n": MAX_METADATA_BYTES})
         return metadata
@@ -251,20 +228,31 @@ def threads_for(spec: JobSpec) -> int:
 def parse(body: object) -> JobSpec:
     """The spec of a decoded JSON document. Raises InvalidSpec with every problem at once."""
     if not isinstance(body, dict):
-        raise InvalidSpec([SpecProblem("", "wrong_type", f"a spec is a JSON object, got {shown(body)}")])
+        raise InvalidSpec([SpecProblem("", "wrong_type", f"a spec is a JSON object, not {shown(body)}")])
+    if problems := list(unreadable(body)):
+        raise InvalidSpec(problems)
     long = _long_form(body)
-    problems = [*_later(long), *_components(long)]
-    claimed = {p.pointer for p in problems}
-    spec: JobSpec | None = None
+    problems = [*deferred(long), *_components(long)]
     try:
         spec = JobSpec.model_validate(long)
     except ValidationError as error:
-        found = (_problem(e, body, long) for e in error.errors(include_url=False))
-        problems += [p for p in found if not any(_within(p.pointer, c) for c in claimed)]
-    if problems or spec is None:
-        raise InvalidSpec(problems)
+        # What was already said of a member (a field of a later release is also an unknown one) is not said twice.
+        claimed = tuple(p.pointer for p in problems)
+        problems += [p for p in explained(error, MODELS) if not any(_within(p.pointer, c) for c in claimed)]
+    if problems:
+        raise InvalidSpec([posted(problem, body) for problem in problems])
     spec._long = long
     return spec
+
+
+# Which fields an object may have, by its pointer.
+MODELS: Mapping[str, Sequence[type[BaseModel]]] = {
+    "": [JobSpec],
+    "/dataset": [BuiltinDataset, FileDataset],
+    "/split": [Split],
+    "/model": [SequentialModel],
+    "/checkpoint": [Checkpoint],
+}
 
 
 def _within(pointer: str, other: str) -> bool:
@@ -273,18 +261,16 @@ def _within(pointer: str, other: str) -> bool:
 
 def _long_form(body: dict[str, Any]) -> dict[str, Any]:
     """A copy with "BCELoss" written {"type": "BCELoss"}, one target column as a list, order kept."""
-    long = dict(body)
+    long = copy.deepcopy(body)
     for member in ("loss", "optimizer", "lr_scheduler"):
-        if isinstance(long.get(member), str):
-            long[member] = {"type": long[member]}
-    if isinstance(long.get("metrics"), list):
-        long["metrics"] = [_component(m) for m in long["metrics"]]
-    model = long.get("model")
-    if isinstance(model, dict) and isinstance(model.get("layers"), list):
-        long["model"] = {**model, "layers": [_component(layer) for layer in model["layers"]]}
-    dataset = long.get("dataset")
+        if member in long:
+            long[member] = _component(long[member])
+    model, dataset = long.get("model"), long.get("dataset")
+    for holder, member in ((long, "metrics"), (model, "layers")):
+        if isinstance(holder, dict) and isinstance(holder.get(member), list):
+            holder[member] = [_component(value) for value in holder[member]]
     if isinstance(dataset, dict) and isinstance(dataset.get("target"), str):
-        long["dataset"] = {**dataset, "target": [dataset["target"]]}
+        dataset["target"] = [dataset["target"]]
     return long
 
 
@@ -292,113 +278,18 @@ def _component(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
-def _member(body: Any, pointer: str) -> Any:
-    for key in pointer.split("/")[1:]:
-        if not isinstance(body, dict) or key not in body:
-            return None
-        body = body[key]
-    return body
-
-
-def _later(long: dict[str, Any]) -> Iterator[SpecProblem]:
-    for pointer, detail in LATER.items():
-        parent, _, key = pointer.rpartition("/")
-        holder = _member(long, parent)
-        if isinstance(holder, dict) and key in holder:
-            yield SpecProblem(pointer, "not_supported", detail)
-    for pointer, choices in LATER_TYPES.items():
-        value = _member(long, pointer)
-        if isinstance(value, str) and value in choices:
-            yield SpecProblem(pointer, "not_supported", choices[value])
-    if long.get("exact") is False:
-        yield SpecProblem("/exact", "not_supported", "only exact training (the bits of the textbook loop) is supported yet")
-
-
 def _components(long: dict[str, Any]) -> Iterator[SpecProblem]:
-    for member, section, own in (
-        ("loss", "losses", frozenset[str]()),
-        ("optimizer", "optimizers", frozenset[str]()),
-        ("lr_scheduler", "lr_schedulers", frozenset({"interval"})),
-    ):
+    for member, kind in (("loss", LossComponent), ("optimizer", OptimizerComponent), ("lr_scheduler", SchedulerComponent)):
         if long.get(member) is not None:
-            yield from check_component(section, long[member], f"/{member}", own)
+            yield from check_component(kind.section, long[member], f"/{member}", _own(kind))
     model = long.get("model")
     layers = model.get("layers") if isinstance(model, dict) else None
-    for section, pointer, members in (("layers", "/model/layers", layers), ("metrics", "/metrics", long.get("metrics"))):
-        own = frozenset({"name"}) if section == "metrics" else frozenset()
+    lists = ((LayerComponent, "/model/layers", layers), (MetricComponent, "/metrics", long.get("metrics")))
+    for listed, pointer, members in lists:
         for index, member in enumerate(members[:MAX_LAYERS] if isinstance(members, list) else []):
-            yield from check_component(section, member, f"{pointer}/{index}", own)
+            yield from check_component(listed.section, member, f"{pointer}/{index}", _own(listed))
 
 
-# pydantic's words for what went wrong, in ours. Anything else is a value of the right type out of its range.
-_CODES = {
-    "missing": "missing",
-    "extra_forbidden": "unknown_field",
-    "union_tag_invalid": "unknown_type",
-    "union_tag_not_found": "missing",
-    "literal_error": "unknown_choice",
-    "duplicate": "duplicate",
-}
-
-
-def _problem(error: Any, body: Any, long: Any) -> SpecProblem:
-    kind: str = error["type"]
-    pointer, holder = _pointer(error["loc"], body, long)
-    code = _CODES.get(kind) or ("wrong_type" if kind.endswith(("_type", "_parsing", "int_from_float")) else "out_of_range")
-    message: str = error["msg"][:1].lower() + error["msg"][1:]
-    last = pointer.rpartition("/")[2]
-    if kind == "extra_forbidden":
-        detail = f"there is no field {shown(last)}{did_you_mean(last, _fields(holder))}"
-    elif kind == "missing":
-        detail = f"{last} is required"
-    elif kind == "union_tag_not_found":
-        pointer, detail = f"{pointer}/type", 'type is required: "builtin" or "file"'
-    elif kind == "union_tag_invalid":
-        given = _member(long, f"{pointer}/type")
-        pointer = f"{pointer}/type"
-        detail = f'a dataset is of type "builtin" or "file", not {shown(given)}' + did_you_mean(
-            shown(given), ("builtin", "file")
-        )
-    else:
-        given = error["input"]
-        choices = did_you_mean(given, DATASETS) if pointer == "/dataset/name" and isinstance(given, str) else ""
-        detail = message + (f", got {shown(given)}{choices}" if not isinstance(given, dict | list | BaseModel) else "")
-    return SpecProblem(pointer, code, detail)
-
-
-def _pointer(loc: tuple[Any, ...], body: Any, long: Any) -> tuple[str, str]:
-    """Pointer into the posted body, and the path of the object that holds its last member.
-
-    pydantic's `loc` has union tags that are in no body, and runs through the long form where the body may have a short one.
-    """
-    pointer, at = "", long
-    for index, key in enumerate(loc):
-        last = index == len(loc) - 1
-        inside = (isinstance(at, dict) and key in at) or (isinstance(at, list) and isinstance(key, int) and key < len(at))
-        if inside:
-            at = at[key]
-            posted = _member_of(body, key)
-            if posted is None and body is not None and not isinstance(body, dict | list):
-                break
-            body = posted
-        elif not last or key in {"builtin", "file", "[key]"}:
-            continue
-        pointer += f"/{escape(key)}"
-    return pointer, pointer.rpartition("/")[0]
-
-
-def _member_of(body: Any, key: Any) -> Any:
-    if isinstance(body, dict):
-        return body.get(key)
-    return body[key] if isinstance(body, list) and isinstance(key, int) and key < len(body) else None
-
-
-def _fields(holder: str) -> list[str]:
-    models: dict[str, list[type[BaseModel]]] = {
-        "": [JobSpec],
-        "/dataset": [BuiltinDataset, FileDataset],
-        "/split": [Split],
-        "/model": [SequentialModel],
-        "/checkpoint": [Checkpoint],
-    }
-    return [name for model in models.get(holder, []) for name in model.model_fields]
+def _own(kind: type[Component]) -> frozenset[str]:
+    """Members that are postgrad's, not torch's: a scheduler's interval, a metric's name."""
+    return frozenset(kind.model_fields) - {"type"}

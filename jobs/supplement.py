@@ -1,6 +1,7 @@
 """What introspection cannot see: choices, bounds, sizes that follow from the data, and what a spec may not use and why.
 
-The only hand-kept part of the catalog. Bounds are what torch's own constructors enforce, or what keeps a spec harmless.
+The only hand-kept part of the catalog. Bounds are what torch's own constructors enforce, or what keeps a stranger's spec
+harmless. A key is an argument's name for every class, or `Class.argument` for one, which then wins.
 """
 
 from __future__ import annotations
@@ -11,24 +12,35 @@ REFUSED_ARGUMENTS = {
     "dtype": "modules are float32 (precision 32-true)",
     "size_average": "deprecated in torch; use `reduction`",
     "reduce": "deprecated in torch; use `reduction`",
-    "foreach": "it is chosen by torch and changes no result",
+    "foreach": "torch chooses it, and it changes no result",
     "fused": "fused arithmetic changes the bits of the textbook loop",
     "capturable": "it is for CUDA graphs, which postgrad decides on",
-    "differentiable": "a step that is differentiated through is not something a training job does",
+    "differentiable": "no training job differentiates through its own step",
     "return_indices": "a Sequential passes one tensor from layer to layer",
     "last_epoch": "resuming is the service's own work",
-    "verbose": "deprecated in torch",
+    "scale_fn": "it is a Python function, which a spec cannot carry",
+    "keep_sequence_dim": "it gives several numbers; a series holds one",
+    "t_test": "it gives several numbers; a series holds one",
+    "num_labels": "several labels a row are not supported yet",
+    "process_group": "the service decides on devices",
     "_weight": "weights are drawn from the seed",
     "_freeze": "weights are drawn from the seed",
+    "_random_samples": "random numbers are drawn from the seed",
 }
 
 # Positional arguments that the service itself supplies.
 SUPPLIED_ARGUMENTS = frozenset({"params", "optimizer"})
 
+# Constructors that take `*args, **kwargs`: whose signature tells the truth.
+SIGNATURES = {"RNN": "RNNBase", "LSTM": "RNNBase", "GRU": "RNNBase"}
+
 # Sizes that follow from the data or from the layer before (and for metrics from the task).
 INFERRED = frozenset(
     {"in_features", "in_channels", "num_features", "normalized_shape", "num_channels", "num_classes", "num_outputs"}
 )
+
+# Optional in torchmetrics, but its default gives one number a class where a series holds one number.
+REQUIRED = frozenset({"MulticlassEER.average", "MulticlassLogAUC.average"})
 
 # Forms of arguments whose annotation in torch is missing or too loose.
 FORMS: dict[str, tuple[str, ...]] = {
@@ -36,77 +48,124 @@ FORMS: dict[str, tuple[str, ...]] = {
     "normalized_shape": ("integer", "integers"),
     "unflattened_size": ("integers",),
     "LPPool1d.kernel_size": ("integer",),
-    "ignore_index": ("integer", "null"),
+    "average": ("string",),
+    # One parameter group: its value, not a list of one.
+    "CyclicLR.base_lr": ("number",),
+    "max_lr": ("number",),
+    "min_lr": ("number",),
+    "base_momentum": ("number",),
+    "max_momentum": ("number",),
 }
 
-CHOICES = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "reduction": ("mean", "sum"),
-    "mode": ("nearest", "linear", "bilinear", "bicubic", "trilinear", "nearest-exact", "area"),
-    "ReduceLROnPlateau.mode": ("min", "max"),
-    "CyclicLR.mode": ("triangular", "triangular2", "exp_range"),
-    "CyclicLR.scale_mode": ("cycle", "iterations"),
-    "threshold_mode": ("rel", "abs"),
+    "Upsample.mode": ("nearest", "linear", "bilinear", "bicubic", "trilinear", "nearest-exact", "area"),
     "approximate": ("none", "tanh"),
     "padding": ("same", "valid"),
-}
-
-# Closed ranges (low, high); None is open. The name alone is for every class, "Class.name" for one.
-BOUNDS: dict[str, tuple[float | None, float | None]] = {
-    "lr": (0, 1e6),
-    "momentum": (0, 1e3),
-    "weight_decay": (0, 1e6),
-    "eps": (0, 1e6),
-    "p": (0, 1),
-    "label_smoothing": (0, 1),
-    "lambd": (0, None),
-    "pct_start": (0, 1),
-    "Dropout.p": (0, 1),
-    "MultiMarginLoss.p": (1, 2),
-    "MinkowskiDistance.p": (1, 1000),
-    "groups": (1, 65536),
-    "num_groups": (1, 65536),
-    "out_features": (1, 65536),
-    "out_channels": (1, 65536),
-    "LocalResponseNorm.size": (1, 4096),
-    "kernel_size": (1, 4096),
-    "stride": (1, 4096),
-    "dilation": (1, 4096),
-    "step_size": (1, None),
-    "T_max": (1, None),
-    "T_0": (1, None),
-    "T_mult": (1, None),
-    "HuberLoss.delta": (1e-300, None),
-    # Metrics allocate by these; with thresholds it is once for every class.
-    "thresholds": (0, 1000),
-    "n_bins": (1, 10_000),
-    "top_k": (1, 1000),
+    "nonlinearity": ("tanh", "relu"),
+    # A series holds one number a step, so what gives one per class, row or output is left out.
+    "multidim_average": ("global",),
+    "average": ("micro", "macro", "weighted"),
+    "MulticlassAUROC.average": ("macro", "weighted"),
+    "MulticlassAveragePrecision.average": ("macro", "weighted"),
+    "MulticlassEER.average": ("micro", "macro"),
+    "MulticlassLogAUC.average": ("macro",),
+    "ExplainedVariance.multioutput": ("uniform_average", "variance_weighted"),
+    "R2Score.multioutput": ("uniform_average", "variance_weighted"),
 }
 
 # No size in a spec is larger: with it the product of two sizes is still caught by the limit on parameters.
-MAX_SIZE = 65536
+MAX_SIZE = 65_536
 
-# Pairs whose members are at least 0 and below 1.
-BELOW_ONE = frozenset({"betas"})
+Bounds = dict[str, float]  # of minimum, maximum (both may be reached), above, below (both may not)
+_SIZE: Bounds = {"minimum": 1, "maximum": MAX_SIZE}
+_WINDOW: Bounds = {"minimum": 1, "maximum": 4096}
+_COUNT: Bounds = {"minimum": 1, "maximum": 2**31}
+_COUNT_OR_NONE: Bounds = {"minimum": 0, "maximum": 2**31}
+_RATE: Bounds = {"minimum": 0, "maximum": 1e6}
+_FRACTION: Bounds = {"minimum": 0, "maximum": 1}
+_NOT_NEGATIVE: Bounds = {"minimum": 0}
+_POSITIVE: Bounds = {"above": 0}
 
-_ONE = "the loop drives losses with one input and one target for now"
+BOUNDS: dict[str, Bounds] = {
+    **dict.fromkeys(
+        (
+            "in_features", "out_features", "in_channels", "out_channels", "num_features", "num_channels", "num_groups",
+            "num_parameters", "normalized_shape", "hidden_size", "groups", "size", "num_classes", "num_outputs",
+            "output_size", "upscale_factor", "downscale_factor", "divisor_override",
+        ),
+        _SIZE,
+    ),
+    **dict.fromkeys(("kernel_size", "stride", "dilation"), _WINDOW),
+    "padding": {"minimum": -4096, "maximum": 4096},
+    "output_padding": {"minimum": 0, "maximum": 4096},
+    "scale_factor": {"above": 0, "maximum": 64},
+    "LocalResponseNorm.size": _WINDOW,
+    "GLU.dim": {"minimum": -16, "maximum": 16},
+    # optimizers
+    "lr": _RATE,
+    "betas": {"minimum": 0, "below": 1},
+    "eps": {"minimum": 0, "maximum": 1e6},
+    "weight_decay": {"minimum": 0, "maximum": 1e6},
+    "momentum": {"minimum": 0, "maximum": 1e3},
+    "rho": _FRACTION,
+    "Adafactor.beta2_decay": {"maximum": 0},
+    "Adafactor.d": {"minimum": 1},
+    **dict.fromkeys(("lr_decay", "initial_accumulator_value", "momentum_decay", "RMSprop.alpha", "lambd", "t0"), _NOT_NEGATIVE),
+    "etas": _POSITIVE,
+    "step_sizes": _POSITIVE,
+    # schedulers
+    **dict.fromkeys(("step_size", "T_max", "T_0", "T_mult", "step_size_up", "step_size_down", "total_steps"), _COUNT),
+    **dict.fromkeys(("OneCycleLR.epochs", "OneCycleLR.steps_per_epoch"), _COUNT),
+    **dict.fromkeys(("milestones", "total_iters", "patience", "cooldown"), _COUNT_OR_NONE),
+    **dict.fromkeys(("base_lr", "max_lr", "min_lr", "eta_min"), _RATE),
+    **dict.fromkeys(("pct_start", "base_momentum", "max_momentum", "end_factor", "ConstantLR.factor"), _FRACTION),
+    "start_factor": {"above": 0, "maximum": 1},
+    "ReduceLROnPlateau.factor": {"above": 0, "below": 1},
+    "div_factor": _POSITIVE,
+    "final_div_factor": _POSITIVE,
+    # losses and regularization
+    "p": _FRACTION,
+    "MultiMarginLoss.p": {"minimum": 1, "maximum": 2},
+    "label_smoothing": _FRACTION,
+    "HuberLoss.delta": _POSITIVE,
+    "SmoothL1Loss.beta": _NOT_NEGATIVE,
+    # metrics
+    "n_bins": {"minimum": 1, "maximum": 10_000},
+    # They allocate by these; with thresholds it is once for every class.
+    "thresholds": {"minimum": 0, "maximum": 1000},
+    "top_k": {"minimum": 1, "maximum": 1000},
+    "adjusted": _COUNT_OR_NONE,
+    "fpr_range": _FRACTION,
+    "max_fpr": {"above": 0, "maximum": 1},
+    "zero_division": _FRACTION,
+    "MinkowskiDistance.p": {"minimum": 1},
+}  # fmt: skip
+
+# Members of a list where torch's annotation is open: for a class named `...2d` two of them, or one number for both.
+PER_DIMENSION = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding", "output_size"})
+
+_PAIR = "it takes two inputs and a target; the loop drives losses with one input and one target for now"
+_MORE = "it takes more than input and target, which the loop does not drive yet"
+_LABELS = "it wants several labels a row, which no data set gives yet"
 _TUPLE = "it returns a tuple or takes several inputs; a Sequential passes one tensor from layer to layer"
 _CONTAINER = "it is a container; list its layers one by one"
 _TOKENS = "it takes whole-number tokens, which no data set gives yet"
 _FUNCTION = "it needs a Python function, which a spec cannot carry"
+_NESTED = "it is made of other schedulers, which a spec cannot nest yet"
+_VALIDATION_DRAWS = "it draws random numbers in validation too, which the promise about the seed leaves out"
 
 REFUSED: dict[str, dict[str, str]] = {
     "losses": {
         **dict.fromkeys(
-            ("CosineEmbeddingLoss", "MarginRankingLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss"),
-            "it takes two inputs and a target; " + _ONE,
+            ("CosineEmbeddingLoss", "MarginRankingLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss"), _PAIR
         ),
-        "GaussianNLLLoss": "it takes a variance beside input and target; " + _ONE,
-        "CTCLoss": "it takes sequence lengths beside input and target; " + _ONE,
+        "GaussianNLLLoss": _MORE,
+        "CTCLoss": _MORE,
         **dict.fromkeys(
             ("AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss"), "it has parameters of its own, which are not driven yet"
         ),
-        "MultiLabelMarginLoss": "it wants multi-label targets, which no data set gives yet",
-        "MultiLabelSoftMarginLoss": "it wants multi-label targets, which no data set gives yet",
+        **dict.fromkeys(("MultiLabelMarginLoss", "MultiLabelSoftMarginLoss"), _LABELS),
         "NLLLoss2d": "deprecated in torch; use NLLLoss",
     },
     "optimizers": {
@@ -115,19 +174,16 @@ REFUSED: dict[str, dict[str, str]] = {
         "Muon": "it optimizes matrices only and wants another optimizer for the rest, which needs parameter groups",
     },
     "lr_schedulers": {
-        "LambdaLR": _FUNCTION,
-        "MultiplicativeLR": _FUNCTION,
-        "SequentialLR": "it is made of other schedulers, which a spec cannot nest yet",
-        "ChainedScheduler": "it is made of other schedulers, which a spec cannot nest yet",
-        "SWALR": "it belongs to weight averaging, which the loop does not drive yet",
+        **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), _FUNCTION),
+        **dict.fromkeys(("SequentialLR", "ChainedScheduler"), _NESTED),
     },
     "layers": {
         **dict.fromkeys(
             (
                 "RNN", "LSTM", "GRU", "RNNBase", "RNNCell", "LSTMCell", "GRUCell", "RNNCellBase", "MultiheadAttention",
-                "Transformer",
-                "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "Bilinear",
-                "CosineSimilarity", "PairwiseDistance", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d",
+                "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+                "TransformerEncoderLayer", "Bilinear", "CosineSimilarity", "PairwiseDistance", "MaxUnpool1d", "MaxUnpool2d",
+                "MaxUnpool3d",
             ),
             _TUPLE,
         ),
@@ -138,13 +194,26 @@ REFUSED: dict[str, dict[str, str]] = {
         "CrossMapLRN2d": "deprecated in torch; use LocalResponseNorm",
         "DataParallel": "the service decides on devices",
         "SyncBatchNorm": "it runs on several GPUs at once only",
-        "FractionalMaxPool2d": "its random draws are not part of the promise about bits yet",
-        "FractionalMaxPool3d": "its random draws are not part of the promise about bits yet",
+        **dict.fromkeys(("FractionalMaxPool2d", "FractionalMaxPool3d"), _VALIDATION_DRAWS),
     },
     "metrics": {
         **dict.fromkeys(("BinaryFairness", "BinaryGroupStatRates"), "it takes group labels beside outputs and targets"),
-        **dict.fromkeys(("BinaryStatScores", "MulticlassStatScores"), "it gives several numbers; a series holds one"),
-        "MulticlassExactMatch": "it wants several labels a row, which no data set gives yet",
         "ContinuousRankedProbabilityScore": "it wants several predictions a row",
     },
 }  # fmt: skip
+
+# Whole families of classes, by a pattern of the name (fullmatch), after REFUSED.
+REFUSED_FAMILIES: dict[str, tuple[tuple[str, str], ...]] = {
+    "losses": (),
+    "optimizers": (),
+    "lr_schedulers": (),
+    "layers": ((r"Lazy.+", "sizes that are left out are inferred anyway; name the class without Lazy"),),
+    "metrics": (
+        (r"Multilabel.+|.*ExactMatch", _LABELS),
+        (
+            r"(Binary|Multiclass)?(StatScores|ConfusionMatrix|ROC|PrecisionRecallCurve|.+AtFixed.+|.+At(Sensitivity|Specificity))",
+            "it gives several numbers; a series holds one",
+        ),
+    ),
+}
+TASK_WRAPPER = "it only chooses between other classes; name one of them, such as {names}"

@@ -222,7 +222,7 @@ def test_the_process_is_ready_answers_in_order_and_outlives_garbage(checker: sub
     assert found[0]["parameters"] == {"total": 15, "trainable": 15}
     assert [p["pointer"] for p in found[1]["problems"]] == ["/model/layers/0/out_features"]
     assert [p["pointer"] for p in found[2]["problems"]] == [""]
-    assert [p["pointer"] for p in found[3]["problems"]] == ["/optimizer/type"]
+    assert [p["pointer"] for p in found[3]["problems"]] == ["/optimizer"]
     assert all("error" in a for a in found[4:-1])
     assert found[-1]["id"] == "last"
     assert found[-1]["problems"] == []

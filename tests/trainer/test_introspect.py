@@ -1,56 +1,79 @@
-"""The stored catalog is what the installed torch says, and its rows are what the constructors take."""
+"""The stored catalog is what the installed torch says, and what it lets through, the constructors take."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+import torchmetrics
+from torch import nn, optim
 
 from jobs.catalog import Entry, catalog
 from workers.trainer import introspect
 
+# Values for required arguments; a size that is too small for a class's own rules has a line of its own.
+SAMPLES: dict[str, Any] = {
+    "integer": 2,
+    "number": 0.5,
+    "integers": [2, 2],
+    "numbers": [0.1, 0.2],
+    "string": "macro",
+    "boolean": True,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "MinkowskiDistance": {"p": 2},
+    "OneCycleLR": {"total_steps": 10},
+    "Upsample": {"scale_factor": 2},
+    "UpsamplingBilinear2d": {"scale_factor": 2},
+    "UpsamplingNearest2d": {"scale_factor": 2},
+}
+
+
+def usable(*sections: str) -> list[Entry]:
+    return [e for section in sections for e in catalog().section(section).values() if e.refused is None]
+
+
+def arguments(entry: Entry) -> dict[str, Any]:
+    """Every usable argument: its default, or a sample where it is required."""
+    given: dict[str, Any] = {}
+    for name, argument in entry.usable().items():
+        sample = argument.required or name == "num_classes"  # which the trainer always fills in
+        given[name] = SAMPLES[next(f for f in SAMPLES if f in argument.forms)] if sample else argument.default
+    given |= OWN.get(entry.name, {})
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+
 
 def test_the_stored_catalog_has_not_drifted() -> None:
-    assert introspect.PATH.read_text(encoding="utf-8") == introspect.text(), "run `make catalog` and look at what changed"
+    assert introspect.PATH.read_text(encoding="utf-8") == introspect.text(), "run `python -m workers.trainer.introspect`"
 
 
-def usable(section: str) -> list[Entry]:
-    return [e for e in catalog().section(section).values() if e.refused is None]
-
-
-def plausible(entry: Entry) -> dict[str, object]:
-    """A value for every required argument."""
-    values = {"integer": 2, "number": 0.5, "integers": [1, 2], "numbers": [0.1, 0.2], "string": "same", "boolean": True}
-    return {n: values[next(f for f in values if f in a.forms)] for n, a in entry.arguments.items() if a.required}
-
-
-def defaults(entry: Entry) -> dict[str, object]:
-    return {n: a.default for n, a in entry.arguments.items() if not a.required and a.refused is None}
-
-
-@pytest.mark.parametrize("entry", usable("losses"), ids=lambda e: e.name)
-def test_losses_take_their_arguments(entry: Entry) -> None:
-    getattr(nn, entry.name)(**defaults(entry))
+@pytest.mark.parametrize("entry", usable("losses", "layers"), ids=lambda e: e.name)
+def test_modules_take_their_arguments(entry: Entry) -> None:
+    getattr(nn, entry.name)(**arguments(entry))
 
 
 @pytest.mark.parametrize("entry", usable("optimizers"), ids=lambda e: e.name)
 def test_optimizers_take_their_arguments(entry: Entry) -> None:
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in defaults(entry).items()}
-    getattr(torch.optim, entry.name)([nn.Parameter(torch.zeros(2))], **given)
-
-
-@pytest.mark.parametrize("entry", usable("layers"), ids=lambda e: e.name)
-def test_layers_take_their_arguments(entry: Entry) -> None:
-    given = defaults(entry) | plausible(entry)
-    if entry.name == "Upsample" or entry.name.startswith("Upsampling"):
-        given = {"scale_factor": 2}
-    getattr(nn, entry.name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    getattr(optim, entry.name)([nn.Parameter(torch.zeros(2))], **arguments(entry))
 
 
 @pytest.mark.parametrize("entry", usable("lr_schedulers"), ids=lambda e: e.name)
 def test_schedulers_take_their_arguments(entry: Entry) -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9)
-    given = defaults(entry) | plausible(entry)
-    if entry.name == "OneCycleLR":
-        given["total_steps"] = 10
-    getattr(torch.optim.lr_scheduler, entry.name)(optimizer, **given)
+    optimizer = optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9)
+    getattr(optim.lr_scheduler, entry.name)(optimizer, **arguments(entry))
+
+
+@pytest.mark.parametrize("entry", usable("metrics"), ids=lambda e: e.name)
+def test_metrics_take_their_arguments(entry: Entry) -> None:
+    module = next(m for m in (torchmetrics.classification, torchmetrics.regression) if hasattr(m, entry.name))
+    getattr(module, entry.name)(**arguments(entry))
+
+
+def test_a_class_metric_that_may_be_used_gives_one_number() -> None:
+    outputs, targets = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]), torch.tensor([0, 1, 2])
+    for entry in usable("metrics"):
+        if entry.name.startswith("Multiclass"):
+            metric = getattr(torchmetrics.classification, entry.name)(**arguments(entry) | {"num_classes": 3})
+            metric.update(outputs, targets)
+            assert metric.compute().numel() == 1, entry.name

@@ -33,7 +33,7 @@ BAD: list[tuple[dict[str, Any], DataDescription, str, str]] = [
     (spec(1, {"type": "BCEWithLogitsLoss", "pos_weight": [1, 2]}), BINARY, "/loss/pos_weight", "1 column"),
     (spec(optimizer={"type": "Adam", "betas": [0.9]}), MULTI, "/optimizer/betas", "2 members"),
     (spec(optimizer={"type": "Adam", "betas": [0.9, 0.99, 0.999]}), MULTI, "/optimizer/betas", "2 members"),
-    (spec(optimizer={"type": "Adam", "betas": [0.9, 1]}), MULTI, "/optimizer/betas/1", "below 1"),
+    (spec(optimizer={"type": "Adam", "betas": [0.9, 1]}), MULTI, "/optimizer/betas/1", "less than 1"),
     (spec(optimizer={"type": "Adam", "betas": [-0.1, 0.9]}), MULTI, "/optimizer/betas/0", "at least 0"),
     (spec(optimizer={"type": "SGD", "nesterov": True}), MULTI, "/optimizer/nesterov", "Nesterov"),
     (spec(optimizer={"type": "RMSprop", "alpha": -1}), MULTI, "/optimizer/alpha", "alpha"),

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jobs.spec import FileDataset, JobSpec, SpecProblem, Split
 from safetensors import safe_open
 from torch import Tensor
 
+from jobs.spec import FileDataset, JobSpec, SpecProblem, Split
 from workers.trainer.objective import TargetForm, target_form
 
 MAX_CLASSES = 1000

@@ -6,11 +6,13 @@ stored file with a fresh one.
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import json
+import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +23,23 @@ from torch import nn, optim
 from jobs import supplement
 
 PATH = Path(__file__).resolve().parents[2] / "jobs" / "catalog.json"
-SEVERAL_NUMBERS = ("Curve", "AtFixed", "SensitivityAt", "SpecificityAt", "PrecisionAt", "RecallAt", "ConfusionMatrix")
-ROC = ("BinaryROC", "MulticlassROC")
 PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", torch.Tensor: "tensor", type(None): "null"}
+HIDDEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+METRICS = (torchmetrics.classification, torchmetrics.regression)
 
 
 def classes() -> dict[str, dict[str, type]]:
     """Every public class of each section, by name."""
-    losses = {n: c for n, c in _public(nn, nn.Module) if n.endswith(("Loss", "Loss2d"))}
+    modules = dict(_public(nn, nn.Module))
+    losses = {n: c for n, c in modules.items() if c.__module__ == nn.MSELoss.__module__ or n.endswith("Loss")}
+    optimizers = dict(_public(optim, optim.Optimizer))
     schedulers = dict(_public(optim.lr_scheduler, optim.lr_scheduler.LRScheduler))
-    metrics = {
-        n: c
-        for module in (torchmetrics.classification, torchmetrics.regression)
-        for n, c in _public(module, torchmetrics.Metric)
-        if n.startswith(("Binary", "Multiclass")) or module is torchmetrics.regression
-    }
     return {
         "losses": losses,
-        "optimizers": {n: c for n, c in _public(optim, optim.Optimizer) if c is not optim.Optimizer},
+        "optimizers": {n: c for n, c in optimizers.items() if n != "Optimizer"},
         "lr_schedulers": {n: c for n, c in schedulers.items() if n != "LRScheduler"},
-        "layers": {n: c for n, c in _public(nn, nn.Module) if n not in losses and not n.startswith("Lazy")},
-        "metrics": {n: c for n, c in metrics.items() if not any(w in n for w in SEVERAL_NUMBERS) and n not in ROC},
+        "layers": {n: c for n, c in modules.items() if n not in losses},
+        "metrics": {n: c for module in METRICS for n, c in _public(module, torchmetrics.Metric)},
     }
 
 
@@ -55,40 +53,51 @@ def _public(module: types.ModuleType, base: type) -> Iterator[tuple[str, type]]:
 def entry(section: str, name: str, cls: type) -> dict[str, Any]:
     """What the catalog holds of one class."""
     row: dict[str, Any] = {"summary": summary(cls), "arguments": [argument(section, name, p) for p in parameters(cls)]}
-    if (reason := supplement.REFUSED[section].get(name)) is not None:
+    if (reason := refusal(section, name, cls)) is not None:
         row["refused"] = reason
     return row
 
 
+def refusal(section: str, name: str, cls: type) -> str | None:
+    """Why a spec may not use the class, or None."""
+    if (reason := supplement.REFUSED[section].get(name)) is not None:
+        return reason
+    for pattern, reason in supplement.REFUSED_FAMILIES[section]:
+        if re.fullmatch(pattern, name):
+            return reason
+    if "__new__" in vars(cls) and section == "metrics":  # torchmetrics' Accuracy(task="binary") gives a BinaryAccuracy
+        return supplement.TASK_WRAPPER.format(names=f"Binary{name} or Multiclass{name}")
+    return None
+
+
 def summary(cls: type) -> str:
     """The first sentence of torch's own docstring, without markup."""
-    text = inspect.cleandoc(cls.__doc__ or "").replace("r``", "").replace("``", "").replace(":math:", "").replace("`", "")
-    first = " ".join(text.split("\n\n")[0].split())
-    return first.split(". ")[0].rstrip(".")[:200]
+    first = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
+    first = re.sub(r":\w+:`~?([^`]*)`", r"\1", first).replace("`", "").replace(r"\_", "_")
+    return " ".join(first.split()).split(". ")[0].rstrip(".:")[:200]
 
 
 def parameters(cls: type) -> list[inspect.Parameter]:
     """The constructor's parameters that a spec could name."""
-    signature = inspect.signature(cls)
-    hidden = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p for p in signature.parameters.values() if p.kind not in hidden and p.name not in supplement.SUPPLIED_ARGUMENTS]
+    source = getattr(nn, supplement.SIGNATURES.get(cls.__name__, ""), cls)
+    named = [p for p in inspect.signature(source).parameters.values() if p.kind not in HIDDEN]
+    return [p for p in named if p.name not in supplement.SUPPLIED_ARGUMENTS and (source is cls or p.name != "mode")]
 
 
 def argument(section: str, owner: str, parameter: inspect.Parameter) -> dict[str, Any]:
     """Name, forms, default, choices and bounds of one argument."""
     name, default = parameter.name, parameter.default
-    known = supplement.FORMS.get(f"{owner}.{name}") or supplement.FORMS.get(name)
-    row: dict[str, Any] = {"name": name, "forms": list(known or forms(parameter))}
-    if default is inspect.Parameter.empty:
+    annotation = Annotation(parameter)
+    row: dict[str, Any] = {"name": name, "forms": list(_for(supplement.FORMS, owner, name) or annotation.forms(default))}
+    if default is inspect.Parameter.empty or f"{owner}.{name}" in supplement.REQUIRED:
         row["required"] = True
     elif isinstance(default, bool | int | float | str | tuple | type(None)):
         row["default"] = list(default) if isinstance(default, tuple) else default
-    choices = supplement.CHOICES.get(f"{owner}.{name}") or literal(parameter) or supplement.CHOICES.get(name)
+    choices = _for(supplement.CHOICES, owner, name) or annotation.choices()
     if choices and "string" in row["forms"]:
         row["choices"] = list(choices)
-    bounds = supplement.BOUNDS.get(f"{owner}.{name}", supplement.BOUNDS.get(name))
-    if bounds is not None:
-        row["minimum"], row["maximum"] = bounds
+    row |= _for(supplement.BOUNDS, owner, name) or {}
+    row |= annotation.members(owner, name) if {"integers", "numbers"} & set(row["forms"]) else {}
     if name in supplement.REFUSED_ARGUMENTS:
         row["refused"] = supplement.REFUSED_ARGUMENTS[name]
     if name in supplement.INFERRED and section in {"layers", "metrics"}:
@@ -96,34 +105,51 @@ def argument(section: str, owner: str, parameter: inspect.Parameter) -> dict[str
     return row
 
 
-def literal(parameter: inspect.Parameter) -> tuple[str, ...]:
-    """The strings of a Literal annotation."""
-    parts = _parts(_annotation(parameter))
-    return tuple(v for part in parts if typing.get_origin(part) is typing.Literal for v in typing.get_args(part))
+def _for(table: Mapping[str, Any], owner: str, name: str) -> Any:
+    return table.get(f"{owner}.{name}", table.get(name))
 
 
-def forms(parameter: inspect.Parameter) -> list[str]:
-    """What JSON value fits: null, boolean, integer, number, string, integers, numbers, tensor (a list of numbers), any."""
-    found = {form for part in _parts(_annotation(parameter)) if (form := _form(part)) is not None}
-    if not found:
-        found = _forms_of_default(parameter.default)
-    if parameter.default is None:
-        found.add("null")
-    if {"number", "tensor"} <= found:  # a tensor in place of a number is for capturable optimizers
-        found.discard("tensor")
-    return sorted(found)
+class Annotation:
+    """What a parameter's annotation says, with unions taken apart."""
+
+    def __init__(self, parameter: inspect.Parameter) -> None:
+        self.parts = list(_parts(_resolved(parameter.annotation)))
+
+    def choices(self) -> tuple[str, ...]:
+        """The strings of a Literal."""
+        literals = (typing.get_args(part) for part in self.parts if typing.get_origin(part) is typing.Literal)
+        return tuple(value for values in literals for value in values if isinstance(value, str))
+
+    def forms(self, default: Any) -> list[str]:
+        """What JSON value fits: null, boolean, integer, number, string, integers, numbers, tensor (a list of numbers)."""
+        found = {form for part in self.parts if (form := _form(part)) is not None} or {PLAIN.get(type(default), "null")}
+        if default is None:
+            found.add("null")
+        if {"number", "numbers"} & found:  # a tensor in place of numbers is for capturable optimizers and the like
+            found.discard("tensor")
+        return sorted(found)
+
+    def members(self, owner: str, name: str) -> dict[str, Any]:
+        """How many members a list has, and whether one may be null."""
+        inner = [typing.get_args(part) for part in self.parts if typing.get_origin(part) in (tuple, list)]
+        fixed = {len(args) for args in inner if Ellipsis not in args and args[1:]} or self._per_dimension(owner, name)
+        nulls = any(type(None) in _parts(member) for args in inner for member in args)
+        return ({"length": fixed.pop()} if len(fixed) == 1 else {}) | ({"null_members": True} if nulls else {})
+
+    @staticmethod
+    def _per_dimension(owner: str, name: str) -> set[int]:
+        dimensions = re.fullmatch(r".*([123])d", owner)
+        return {int(dimensions[1])} if dimensions and name in supplement.PER_DIMENSION and "Pad" not in owner else set()
 
 
-def _annotation(parameter: inspect.Parameter) -> Any:
-    annotation = parameter.annotation
-    if isinstance(annotation, str):
-        names = {"Literal": typing.Literal, "Tensor": torch.Tensor, "Optional": typing.Optional, "Union": typing.Union}
-        try:
-            # The text is torch's own source, never a user's.
-            return eval(annotation, {**vars(typing), **names})  # noqa: S307
-        except (NameError, TypeError):
-            return inspect.Parameter.empty
-    return annotation
+def _resolved(annotation: Any) -> Any:
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        # The text is torch's own source, never a user's.
+        return eval(annotation, {**vars(typing), **vars(collections.abc), "Tensor": torch.Tensor})  # noqa: S307
+    except NameError:  # a name of torch's that no JSON value has the type of
+        return inspect.Parameter.empty
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
@@ -133,38 +159,16 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
 
 
 def _form(annotation: Any) -> str | None:
-    if annotation in (inspect.Parameter.empty, Any):
-        return None
-    if annotation in PLAIN:
-        return PLAIN[annotation]
     if annotation is torch.Size:
         return "integers"
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return "string"
-    if origin in (tuple, list, typing.get_origin(typing.Sequence[int])) and inner:
-        members = {_form(part) for member in inner if member is not Ellipsis for part in _parts(member)} - {
-            None,
-            "tensor",
-            "null",
-        }
-        if members <= {"integer"}:
-            return "integers"
-        if members <= {"integer", "number"}:
-            return "numbers"
-    return None
-
-
-def _forms_of_default(default: Any) -> set[str]:
-    if isinstance(default, bool):
-        return {"boolean"}
-    if isinstance(default, int):
-        return {"integer"}
-    if isinstance(default, float):
-        return {"number"}
-    if isinstance(default, str):
-        return {"string"}
-    return {"any"}
+    if origin in (tuple, list, collections.abc.Sequence):
+        members = {_form(part) for member in inner if member is not Ellipsis for part in _parts(member)}
+        members -= {"tensor", "null"}
+        return "integers" if members == {"integer"} else "numbers" if members <= {"integer", "number"} else None
+    return PLAIN.get(annotation) if isinstance(annotation, type) and annotation is not inspect.Parameter.empty else None
 
 
 def generate() -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Members of a spec that API.md promises for a later release: refused by name, so that nobody believes they were heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.arguments import SpecProblem
+
+FIELDS: dict[str, str] = {
+    "/accumulate_grad_batches": "gradient accumulation (accumulate_grad_batches) is not supported yet",
+    "/early_stopping": "early_stopping is not supported yet",
+    "/priority": "priority is not supported yet; jobs run in the order they came",
+    "/compile": "compiled models (compile) are not supported yet",
+    "/fused": "fused arithmetic (fused) is not supported yet",
+    "/init_from": "starting from another job's weights (init_from) is not supported yet",
+    "/dataset/transforms": "transforms are not supported yet",
+    "/dataset/missing": "missing cells are refused; filling or dropping them (missing) is not supported yet",
+    "/split/stratify": "stratified splits (stratify) are not supported yet",
+    "/model/init_from": "starting from another job's weights (init_from) is not supported yet",
+    "/model/initializers": "initialisers are not supported yet",
+    "/optimizer/param_groups": "parameter groups (param_groups) are not supported yet",
+}
+VALUES: dict[str, dict[str, str]] = {
+    "/dataset/type": {"python": "data sets written in Python are not supported yet; upload a CSV file"},
+    "/model/type": {
+        "Graph": "graph models are not supported yet; use Sequential",
+        "exported": "exported programs are not supported yet; use Sequential",
+        "python": "models written in Python are not supported yet; use Sequential",
+    },
+    "/precision": dict.fromkeys(("bf16-mixed", "16-mixed"), "precision is 32-true; mixed precision is not supported yet"),
+    "/on_nonfinite": dict.fromkeys(("skip", "rollback"), "on_nonfinite is fail; skip and rollback are not supported yet"),
+}
+EXACT = "exact is true, the bits of the textbook loop; faster arithmetic (exact false) is not supported yet"
+
+
+def deferred(spec: dict[str, Any]) -> Iterator[SpecProblem]:
+    """One `not_supported` for every member of the spec that belongs to a later release."""
+    for pointer, detail in FIELDS.items():
+        parent, _, key = pointer.rpartition("/")
+        holder = spec.get(parent[1:]) if parent else spec
+        if isinstance(holder, dict) and key in holder:
+            yield SpecProblem(pointer, "not_supported", detail)
+    for pointer, values in VALUES.items():
+        *parents, key = pointer.split("/")[1:]
+        holder = spec.get(parents[0]) if parents else spec
+        value = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(value, str) and value in values:
+            yield SpecProblem(pointer, "not_supported", values[value])
+    if spec.get("exact") is False:
+        yield SpecProblem("/exact", "not_supported", EXACT)

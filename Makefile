@@ -14,11 +14,14 @@ DATA_DIR ?= data
 help: ## list the tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP) ## make .venv with everything in it, postgrad's command included
+setup: $(STAMP) $(DATASETS)/.prepared ## make .venv with everything in it, postgrad's command included
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(DATASETS)/.prepared: $(STAMP) workers/trainer/ingest.py
 	$(BIN)/python -m workers.trainer.ingest builtins $(DATASETS)
 	touch $@
 

@@ -9,32 +9,42 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    PrivateAttr,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, PrivateAttr, StringConstraints, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from jobs.arguments import SpecProblem, check_component, shown
-from jobs.catalog import catalog
+from jobs.components import (
+    Component,
+    LossComponent,
+    MetricComponent,
+    OptimizerComponent,
+    SchedulerComponent,
+    Strict,
+    long_component,
+    own_members,
+)
+from jobs.data_spec import BuiltinDataset, FileDataset, Split
 from jobs.deferred import deferred
+from jobs.model_spec import SequentialModel, check_model, long_model
 from jobs.pointers import explained, posted, unreadable
 
-__all__ = ["Component", "InvalidSpec", "JobSpec", "SpecProblem", "parse", "posted", "threads_for"]
+__all__ = [
+    "BuiltinDataset",
+    "Component",
+    "FileDataset",
+    "InvalidSpec",
+    "JobSpec",
+    "MetricComponent",
+    "SpecProblem",
+    "Split",
+    "parse",
+    "posted",
+    "threads_for",
+]
 
-JSON: TypeAlias = Any
-ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-SPLIT_TOLERANCE = 1e-9
-MAX_LAYERS = 200
+MAX_METRICS = 32
 MAX_METADATA_BYTES = 16384
 
 
@@ -44,114 +54,6 @@ class InvalidSpec(Exception):
     def __init__(self, problems: list[SpecProblem]) -> None:
         super().__init__("; ".join(f"{p.pointer}: {p.detail}" for p in problems))
         self.problems = problems
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Component(BaseModel):
-    """A class of torch (or torchmetrics) by name, and the keyword arguments that were given."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-    section: ClassVar[str]
-
-    type: str
-
-    def arguments(self) -> dict[str, JSON]:
-        """The given keyword arguments, under torch's names."""
-        return dict(self.model_extra or {})
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        entries = [e for e in catalog().section(cls.section).values() if e.refused is None]
-        short = [e.name for e in entries if not any(a.required and not a.inferred for a in e.arguments.values())]
-        own = handler(core_schema).get("properties", {})
-        extra = {k: v for k, v in own.items() if k != "type"}
-        long = [e.json_schema() for e in entries]
-        for schema in long:
-            schema["properties"] |= extra
-        return {"anyOf": [{"type": "string", "enum": short}, *long]}
-
-
-class LossComponent(Component):
-    section = "losses"
-
-
-class OptimizerComponent(Component):
-    section = "optimizers"
-
-
-class LayerComponent(Component):
-    section = "layers"
-
-
-class SchedulerComponent(Component):
-    """`interval` says when the scheduler steps."""
-
-    section = "lr_schedulers"
-    interval: Literal["epoch", "iteration"] = "epoch"
-
-
-class MetricComponent(Component):
-    """`name` is the series' name, the class name where it is left out."""
-
-    section = "metrics"
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-
-    @property
-    def series(self) -> str:
-        return self.name or self.type
-
-
-class BuiltinDataset(Strict):
-    type: Literal["builtin"]
-    name: Literal["iris", "wine", "breast_cancer", "diabetes", "digits"]
-    normalize: Literal["none", "standard", "minmax"] = "none"
-
-
-class FileDataset(Strict):
-    type: Literal["file"]
-    id: Annotated[str, StringConstraints(pattern=r"^file_[0-9a-f]{24}$")]
-    target: Annotated[list[ColumnName], Field(min_length=1, max_length=256)]
-    features: Annotated[list[ColumnName], Field(min_length=1, max_length=4096)] | None = None
-    categorical: Annotated[list[ColumnName], Field(max_length=4096)] = []
-    normalize: Literal["none", "standard", "minmax"] = "none"
-
-    @field_validator("target", "features", "categorical")
-    @classmethod
-    def _no_name_twice(cls, names: list[str] | None) -> list[str] | None:
-        if names and len(set(names)) < len(names):
-            raise PydanticCustomError("duplicate", "a column stands twice")
-        return names
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Split(Strict):
-    """Fractions of the rows; a left-out one is 0. Without `split` everything trains."""
-
-    train: Fraction = 0.0
-    val: Fraction = 0.0
-    test: Fraction = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> Split:
-        total = self.train + self.val + self.test
-        if abs(total - 1) > SPLIT_TOLERANCE:
-            raise PydanticCustomError(
-                "out_of_range", "train, val and test sum to {total}, not to 1", {"total": round(total, 9)}
-            )
-        if self.train == 0:
-            raise PydanticCustomError("out_of_range", "nothing is left to train on: train is 0")
-        return self
-
-
-class SequentialModel(Strict):
-    type: Literal["Sequential"]
-    layers: Annotated[list[LayerComponent], Field(min_length=1, max_length=MAX_LAYERS)]
 
 
 class Checkpoint(Strict):
@@ -172,7 +74,7 @@ class JobSpec(Strict):
     loss: LossComponent
     optimizer: OptimizerComponent
     lr_scheduler: SchedulerComponent | None = None
-    metrics: Annotated[list[MetricComponent], Field(max_length=32)] = []
+    metrics: Annotated[list[MetricComponent], Field(max_length=MAX_METRICS)] = []
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     shuffle: bool = True
@@ -264,32 +166,22 @@ def _long_form(body: dict[str, Any]) -> dict[str, Any]:
     long = copy.deepcopy(body)
     for member in ("loss", "optimizer", "lr_scheduler"):
         if member in long:
-            long[member] = _component(long[member])
-    model, dataset = long.get("model"), long.get("dataset")
-    for holder, member in ((long, "metrics"), (model, "layers")):
-        if isinstance(holder, dict) and isinstance(holder.get(member), list):
-            holder[member] = [_component(value) for value in holder[member]]
+            long[member] = long_component(long[member])
+    if "model" in long:
+        long["model"] = long_model(long["model"])
+    if isinstance(long.get("metrics"), list):
+        long["metrics"] = [long_component(metric) for metric in long["metrics"]]
+    dataset = long.get("dataset")
     if isinstance(dataset, dict) and isinstance(dataset.get("target"), str):
         dataset["target"] = [dataset["target"]]
     return long
 
 
-def _component(value: Any) -> Any:
-    return {"type": value} if isinstance(value, str) else value
-
-
 def _components(long: dict[str, Any]) -> Iterator[SpecProblem]:
     for member, kind in (("loss", LossComponent), ("optimizer", OptimizerComponent), ("lr_scheduler", SchedulerComponent)):
         if long.get(member) is not None:
-            yield from check_component(kind.section, long[member], f"/{member}", _own(kind))
-    model = long.get("model")
-    layers = model.get("layers") if isinstance(model, dict) else None
-    lists = ((LayerComponent, "/model/layers", layers), (MetricComponent, "/metrics", long.get("metrics")))
-    for listed, pointer, members in lists:
-        for index, member in enumerate(members[:MAX_LAYERS] if isinstance(members, list) else []):
-            yield from check_component(listed.section, member, f"{pointer}/{index}", _own(listed))
-
-
-def _own(kind: type[Component]) -> frozenset[str]:
-    """Members that are postgrad's, not torch's: a scheduler's interval, a metric's name."""
-    return frozenset(kind.model_fields) - {"type"}
+            yield from check_component(kind.section, long[member], f"/{member}", own_members(kind))
+    yield from check_model(long.get("model"))
+    metrics = long.get("metrics")
+    for index, metric in enumerate(metrics[:MAX_METRICS] if isinstance(metrics, list) else []):
+        yield from check_component("metrics", metric, f"/metrics/{index}", own_members(MetricComponent))

@@ -16,23 +16,23 @@ import pytest
 from jobs.catalog import Entry, catalog
 from jobs.spec import InvalidSpec, parse
 from workers.trainer import check, ingest
-from workers.trainer.data import DataDescription
+from workers.trainer.data import DataDescription, Field
 from workers.trainer.objective import SIGN_LOSSES, target_form
 
 COUNTS = {"train": 64, "val": 36, "test": 0}
 
 
-def data(task: str, low: float, high: float, classes: int | None = None, width: int = 1, **more: Any) -> DataDescription:
-    shape = more.get("shape", (4,))
-    return DataDescription(100, shape, task, classes, width, low, high, len(shape) == 3, COUNTS)  # type: ignore[arg-type]
+def data(low: float, high: float, classes: int | None = None, width: int = 1, shape: tuple[int, ...] = (4,)) -> DataDescription:
+    target = Field((width,) if classes is None else (), low, high, classes)
+    return DataDescription(100, {"x": Field(shape, 0, 1)}, {"y": target}, COUNTS)
 
 
-MULTI = data("multiclass", 0, 2, 3)
-BINARY = data("binary", 0, 1, 2)
-NUMBERS = data("regression", 0, 5)
-SIGNS = data("regression", -1, 1)
-COLUMNS = data("regression", 0, 5, width=3)
-IMAGES = data("multiclass", 0, 2, 3, shape=(1, 8, 8))
+MULTI = data(0, 2, 3)
+BINARY = data(0, 1, 2)
+NUMBERS = data(0, 5)
+SIGNS = data(-1, 1)
+COLUMNS = data(0, 5, width=3)
+IMAGES = data(0, 2, 3, shape=(1, 8, 8))
 
 
 def spec(out: int = 3, loss: Any = "CrossEntropyLoss", **more: Any) -> dict[str, Any]:

@@ -60,10 +60,10 @@ def test_split_and_standard_follow_the_documented_formula(builtin: Path) -> None
     m, s = x[train].double().mean(0), x[train].double().std(0, correction=0)
     s[s == 0] = 1
     expected = (x - m.float()) / s.float()
-    assert torch.equal(parts.train.x, expected[train])
-    assert torch.equal(parts.val.x, expected[perm[150 - n_val - n_test : 150 - n_test]])
-    assert torch.equal(parts.test.x, expected[perm[150 - n_test :]])
-    assert parts.train.y.dtype == torch.int64
+    assert torch.equal(parts.train.fields["x"], expected[train])
+    assert torch.equal(parts.val.fields["x"], expected[perm[150 - n_val - n_test : 150 - n_test]])
+    assert torch.equal(parts.test.fields["x"], expected[perm[150 - n_test :]])
+    assert parts.train.fields["y"].dtype == torch.int64
 
 
 def test_split_seed_zero_counts_as_given(builtin: Path) -> None:
@@ -71,15 +71,15 @@ def test_split_seed_zero_counts_as_given(builtin: Path) -> None:
     split = {"train": 0.5, "val": 0.5, "seed": 0}
     a = load(spec(body, split=split, seed=7), builtin / "iris")
     b = load(spec(body, split=split, seed=8), builtin / "iris")
-    assert torch.equal(a.train.x, b.train.x)
+    assert torch.equal(a.train.fields["x"], b.train.fields["x"])
 
 
 def test_images_are_normalised_per_channel(builtin: Path) -> None:
     parts = load(spec({"type": "builtin", "name": "digits", "normalize": "minmax"}), builtin / "digits")
     x = torch.from_numpy((load_digits().images[:, None] / 16.0).astype(np.float32))
     perm = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
-    assert parts.train.x.shape == (1797, 1, 8, 8)
-    assert torch.equal(parts.train.x, ((x - x.min()) / (x.max() - x.min()))[perm])
+    assert parts.train.fields["x"].shape == (1797, 1, 8, 8)
+    assert torch.equal(parts.train.fields["x"], ((x - x.min()) / (x.max() - x.min()))[perm])
 
 
 def test_loading_leaves_the_default_generator_alone(builtin: Path) -> None:
@@ -90,8 +90,8 @@ def test_loading_leaves_the_default_generator_alone(builtin: Path) -> None:
 
 def test_binary_target_serves_both_losses(builtin: Path) -> None:
     body = {"type": "builtin", "name": "breast_cancer"}
-    assert load(spec(body, "BCELoss"), builtin / "breast_cancer").train.y.shape == (569, 1)
-    assert load(spec(body, "CrossEntropyLoss"), builtin / "breast_cancer").train.y.dtype == torch.int64
+    assert load(spec(body, "BCELoss"), builtin / "breast_cancer").train.fields["y"].shape == (569, 1)
+    assert load(spec(body, "CrossEntropyLoss"), builtin / "breast_cancer").train.fields["y"].dtype == torch.int64
 
 
 CSV = "size,colour,y\n1,red,no\n2,blue,yes\n3,red,yes\n10,green,no\n"
@@ -100,8 +100,8 @@ CSV = "size,colour,y\n1,red,no\n2,blue,yes\n3,red,yes\n10,green,no\n"
 def test_one_hot_stands_in_its_place_and_is_left_alone(tmp_path: Path) -> None:
     folder = prepared(tmp_path, CSV)
     given = file_spec(features=["colour", "size"], normalize="standard")
-    assert describe(given, folder).input_shape == (4,)
-    x = load(given, folder).train.x
+    assert describe(given, folder).inputs["x"].shape == (4,)
+    x = load(given, folder).train.fields["x"]
     assert set(x[:, :3].flatten().tolist()) == {0.0, 1.0}
     assert (x[:, :3].sum(1) == 1).all()
     assert abs(float(x[:, 3].mean())) < 1e-6
@@ -110,14 +110,14 @@ def test_one_hot_stands_in_its_place_and_is_left_alone(tmp_path: Path) -> None:
 def test_number_labels_sort_as_numbers_and_texts_by_code_point(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "x,y,z\n1,10,b\n2,9,Z\n3,10,b\n")
     order = torch.randperm(3, generator=torch.Generator().manual_seed(0))
-    assert load(file_spec(features=["x"]), folder).train.y.tolist() == torch.tensor([1, 0, 1])[order].tolist()
+    assert load(file_spec(features=["x"]), folder).train.fields["y"].tolist() == torch.tensor([1, 0, 1])[order].tolist()
     by_text = file_spec(features=["x"], target="z")
-    assert load(by_text, folder).train.y.tolist() == torch.tensor([1, 0, 1])[order].tolist()
+    assert load(by_text, folder).train.fields["y"].tolist() == torch.tensor([1, 0, 1])[order].tolist()
 
 
 def test_probabilities_are_taken_as_they_are(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "x,y\n1,0.2\n2,0.8\n")
-    y = load(file_spec("BCELoss"), folder).train.y
+    y = load(file_spec("BCELoss"), folder).train.fields["y"]
     assert sorted(y.flatten().tolist()) == pytest.approx([0.2, 0.8])
 
 

@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.trainer.supervised import Supervised, job, prepare
 from workers.protocol import Message, Points, Started
 from workers.trainer import recorder
-from workers.trainer.data import Part
+from workers.trainer.data import Batch, Part
 from workers.trainer.feed import Feed
 from workers.trainer.loop import Stopped, evaluate
+from workers.trainer.model import Model
+from workers.trainer.objective import Criterion
 from workers.trainer.recorder import Diverged, Recorder
 
 CPU = torch.device("cpu")
@@ -34,7 +36,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def part(rows: int) -> Part:
-    return Part(torch.arange(rows * 2, dtype=torch.float32).reshape(rows, 2), torch.arange(rows))
+    return Part({"x": torch.arange(rows * 2, dtype=torch.float32).reshape(rows, 2), "y": torch.arange(rows)})
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 31, 1000])
@@ -43,29 +45,31 @@ def part(rows: int) -> Part:
 def test_the_feed_gives_what_dataloader_gives(rows: int, shuffle: bool, drop_last: bool) -> None:
     data = part(rows)
     generator = torch.Generator().manual_seed(9)
-    loader = DataLoader(TensorDataset(data.x, data.y), 8, shuffle=shuffle, drop_last=drop_last, generator=generator)
+    loader = DataLoader(
+        TensorDataset(data.fields["x"], data.fields["y"]), 8, shuffle=shuffle, drop_last=drop_last, generator=generator
+    )
     feed = Feed(data, 8, shuffle=shuffle, drop_last=drop_last, seed=9, device=CPU)
     before = torch.get_rng_state()
     for _ in range(3):
         expected, given = list(loader), list(feed.epoch(0))
         assert len(expected) == len(given) == feed.batches
-        for (ex, ey), (gx, gy) in zip(expected, given, strict=True):
-            assert torch.equal(ex, gx)
-            assert torch.equal(ey, gy)
+        for (x, y), batch in zip(expected, given, strict=True):
+            assert torch.equal(x, batch["x"])
+            assert torch.equal(y, batch["y"])
         assert torch.equal(generator.get_state(), feed.state()["generator"])
     assert torch.equal(before, torch.get_rng_state()), "torch's default generator was touched"
 
 
 def test_the_feed_goes_on_in_the_middle_of_an_epoch() -> None:
     whole = Feed(part(30), 4, shuffle=True, drop_last=False, seed=1, device=CPU)
-    expected = [y.tolist() for _ in range(3) for _, y in whole.epoch(0)]
+    expected = [batch["y"].tolist() for _ in range(3) for batch in whole.epoch(0)]
     first = Feed(part(30), 4, shuffle=True, drop_last=False, seed=1, device=CPU)
-    seen = [y.tolist() for _, y in first.epoch(0)]
+    seen = [batch["y"].tolist() for batch in first.epoch(0)]
     under_way = first.epoch(0)
-    seen += [next(under_way)[1].tolist() for _ in range(3)]
+    seen += [next(under_way)["y"].tolist() for _ in range(3)]
     second = Feed(part(30), 4, shuffle=True, drop_last=False, seed=1, device=CPU)
     second.restore(first.state())
-    seen += [y.tolist() for _, y in second.epoch(3)] + [y.tolist() for _, y in second.epoch(0)]
+    seen += [batch["y"].tolist() for done in (3, 0) for batch in second.epoch(done)]
     assert seen == expected
 
 
@@ -253,7 +257,7 @@ def test_when_the_supervisor_is_gone_it_goes_quietly(sets: Path, tmp_path: Path)
 class Quiet:
     """No metrics."""
 
-    def update(self, _outputs: torch.Tensor, _targets: torch.Tensor) -> None: ...
+    def update(self, _outputs: Batch, _batch: Batch) -> None: ...
     def reset(self) -> None: ...
     def compute(self) -> dict[str, float]:
         return {}
@@ -264,16 +268,18 @@ def test_evaluation_by_hand(reduction: str) -> None:
     """The loss over an odd last batch; and a layer that draws in eval mode too leaves the generator as it was."""
     model = nn.Sequential(nn.FractionalMaxPool2d(2, output_size=1), nn.Dropout(0.5), nn.Flatten())
     x, y = torch.ones(10, 1, 4, 4), torch.arange(10.0)[:, None]
-    steps = Mock(model=model, loss=nn.MSELoss(reduction=reduction), eval_metrics=Quiet(), batch_size=4)
+    criterion = Criterion(nn.MSELoss(reduction=reduction))
+    steps = Mock(model=Model(model, ["x"], ["output"]), loss=criterion, eval_metrics=Quiet(), batch_size=4)
+    part, bad = Part({"x": x, "y": y}), Part({"x": x * math.nan, "y": y})
     made = Recorder(lambda _: None, CPU)
     before = torch.get_rng_state()
-    assert evaluate(steps, Part(x, y), "val", 3, made, lambda: "give_back") == pytest.approx(float(((y - 1) ** 2).mean()))
+    assert evaluate(steps, part, "val", 3, made, lambda: "give_back") == pytest.approx(float(((y - 1) ** 2).mean()))
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
     with pytest.raises(Stopped):
-        evaluate(steps, Part(x, y), "val", 3, made, lambda: "cancel")
+        evaluate(steps, part, "val", 3, made, lambda: "cancel")
     with pytest.raises(Diverged, match="val/loss became nan after iteration 3"):
-        evaluate(steps, Part(x * math.nan, y), "val", 3, made, lambda: None)
+        evaluate(steps, bad, "val", 3, made, lambda: None)
 
 
 def test_first_message_is_started(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

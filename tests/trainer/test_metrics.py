@@ -7,9 +7,18 @@ import torch
 
 from jobs.spec import parse
 from tests.trainer.test_check import BINARY, COLUMNS, MULTI, NUMBERS, ask, spec
+from workers.trainer.data import Batch, DataDescription
 from workers.trainer.metrics import Metrics
 
 CPU = torch.device("cpu")
+
+
+def measured(body: dict[str, object], description: DataDescription) -> Metrics:
+    return Metrics(parse(body), description.targets["y"], CPU)
+
+
+def seen(output: torch.Tensor, target: torch.Tensor) -> tuple[Batch, Batch]:
+    return {"output": output}, {"y": target}
 
 
 @pytest.mark.parametrize(
@@ -17,10 +26,10 @@ CPU = torch.device("cpu")
     [["MulticlassAccuracy", "MulticlassAUROC", {"type": "MulticlassF1Score", "average": "micro", "name": "f1"}]],
 )
 def test_state_and_restore_go_on_as_if_nothing_had_been(names: list[object]) -> None:
-    job = parse(spec(metrics=names))
+    body = spec(metrics=names)
     torch.manual_seed(3)
-    batches = [(torch.randn(8, 3), torch.randint(3, (8,))) for _ in range(4)]
-    whole, first, second = (Metrics(job, MULTI, CPU) for _ in range(3))
+    batches = [seen(torch.randn(8, 3), torch.randint(3, (8,))) for _ in range(4)]
+    whole, first, second = (measured(body, MULTI) for _ in range(3))
     for batch in batches:
         whole.update(*batch)
     for batch in batches[:2]:
@@ -35,18 +44,18 @@ def test_state_and_restore_go_on_as_if_nothing_had_been(names: list[object]) -> 
 
 
 def test_logits_become_probabilities_and_reset_forgets() -> None:
-    metrics = Metrics(parse(spec(1, "BCEWithLogitsLoss", metrics=["BinaryAccuracy"])), BINARY, CPU)
-    metrics.update(torch.tensor([[0.2], [-0.2]]), torch.tensor([[1.0], [0.0]]))
+    metrics = measured(spec(1, "BCEWithLogitsLoss", metrics=["BinaryAccuracy"]), BINARY)
+    metrics.update(*seen(torch.tensor([[0.2], [-0.2]]), torch.tensor([[1.0], [0.0]])))
     assert metrics.compute() == {"BinaryAccuracy": 1.0}
     metrics.reset()
-    metrics.update(torch.tensor([[0.2]]), torch.tensor([[0.0]]))
+    metrics.update(*seen(torch.tensor([[0.2]]), torch.tensor([[0.0]])))
     assert metrics.compute() == {"BinaryAccuracy": 0.0}
 
 
 def test_metrics_draw_from_no_generator() -> None:
     before = torch.get_rng_state()
-    metrics = Metrics(parse(spec(metrics=["MulticlassAUROC"])), MULTI, CPU)
-    metrics.update(torch.eye(3), torch.arange(3))
+    metrics = measured(spec(metrics=["MulticlassAUROC"]), MULTI)
+    metrics.update(*seen(torch.eye(3), torch.arange(3)))
     metrics.compute()
     assert torch.equal(before, torch.get_rng_state())
 

@@ -12,9 +12,9 @@ from jobs.spec import parse
 from tests.trainer.test_check import COUNTS, MULTI, ask, data, spec
 from workers.trainer.model import FOLLOWS, BuildProblem, build, complete
 
-CUBES = data("multiclass", 0, 2, 3, shape=(2, 4, 4, 4))
-PLANES = data("multiclass", 0, 2, 3, shape=(2, 4, 4))
-LINES = data("multiclass", 0, 2, 3, shape=(2, 4))
+CUBES = data(0, 2, 3, shape=(2, 4, 4, 4))
+PLANES = data(0, 2, 3, shape=(2, 4, 4))
+LINES = data(0, 2, 3, shape=(2, 4))
 MORE: dict[str, dict[str, Any]] = {"Linear": {"out_features": 5}, "GroupNorm": {"num_groups": 2}}
 
 
@@ -30,7 +30,7 @@ def inferring(name: str) -> dict[str, Any]:
 def test_a_size_is_inferred_and_a_given_one_checked(name: str) -> None:
     argument, dimension, dimensions = FOLLOWS[name]
     description = {3: LINES, 4: PLANES, 5: CUBES, 0: LINES}[dimensions]
-    size = (0, *description.input_shape)[dimension]
+    size = (0, *description.inputs["x"].shape)[dimension]
     layer = complete(job(inferring(name)), description)[0]
     assert layer.arguments[argument] == size
     assert layer.inferred == {argument}
@@ -64,7 +64,7 @@ def test_what_is_completed_is_what_is_built() -> None:
     model = build(layers)
     torch.manual_seed(0)
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.module.parameters(), plain.parameters(), strict=True))
     assert [layer.output_shape for layer in layers] == [(32,), (6,), (6,), (3,)]
     assert sum(layer.parameters for layer in layers) == 32 * 6 + 6 + 6 * 3 + 3
 

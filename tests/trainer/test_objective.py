@@ -9,7 +9,7 @@ import pytest
 from tests.trainer.test_check import BINARY, COLUMNS, MULTI, NUMBERS, SIGNS, ask, data, spec
 from workers.trainer.data import DataDescription
 
-SOFT = data("regression", 0.1, 0.9)
+SOFT = data(0.1, 0.9)
 
 
 def layers(*names: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ BAD: list[tuple[dict[str, Any], DataDescription, str, str]] = [
     (spec(lr_scheduler={"type": "OneCycleLR", "max_lr": 0.1, "total_steps": 5, "cycle_momentum": False}), MULTI,
      "/lr_scheduler/total_steps", "20 times"),
     (spec(lr_scheduler={"type": "OneCycleLR", "max_lr": 0.1}), MULTI, "/lr_scheduler", "total_steps"),
-    (spec(3, model=layers("ReLU")), data("multiclass", 0, 2, 3, shape=(3,)), "/model/layers", "nothing to train"),
+    (spec(3, model=layers("ReLU")), data(0, 2, 3, shape=(3,)), "/model/layers", "nothing to train"),
 ]  # fmt: skip
 
 
@@ -59,5 +59,5 @@ def test_probabilities_may_come_from_any_layer_that_gives_them(last: str) -> Non
 
 
 def test_integers_in_a_description_are_as_good_as_floats() -> None:
-    assert ask(spec(1, "BCEWithLogitsLoss"), data("binary", 0, 1, 2))["problems"] == []
-    assert ask(spec(1, "BCEWithLogitsLoss"), data("binary", 0.0, 1.0, 2))["problems"] == []
+    assert ask(spec(1, "BCEWithLogitsLoss"), data(0, 1, 2))["problems"] == []
+    assert ask(spec(1, "BCEWithLogitsLoss"), data(0.0, 1.0, 2))["problems"] == []

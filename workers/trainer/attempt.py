@@ -25,8 +25,10 @@ from workers.trainer.data import InvalidData, Part, describe, load
 from workers.trainer.effective import effective_spec
 from workers.trainer.feed import Feed
 from workers.trainer.loop import Position, Steps, Stopped, train
+from workers.trainer.metrics import Metrics
 from workers.trainer.model import BuildProblem, build, complete
-from workers.trainer.objective import Metrics, build_loss, build_optimizer, build_scheduler
+from workers.trainer.objective import TARGET, build_loss
+from workers.trainer.optimizers import build_optimizer, build_scheduler
 from workers.trainer.recorder import Diverged, Recorder
 
 MESSAGE_CHARACTERS = 2000
@@ -144,7 +146,7 @@ class Attempt:
         if why == "give_back":
             return Ended("given_back")
         self._control.settle()
-        self._artifacts.write_last(self._steps.model)
+        self._artifacts.write_last(self._steps.model.module)
         if why == "timeout":
             return Ended("failed", "timeout", f"the job ran for its timeout_seconds ({self._spec.timeout_seconds:g})")
         return Ended("succeeded" if why is None else "cancelled")
@@ -171,21 +173,21 @@ class Attempt:
         torch.manual_seed(spec.seed)
         model = build(completed)
         loss = build_loss(spec)
-        optimizer = build_optimizer(spec, model.parameters())
+        optimizer = build_optimizer(spec, model.module.parameters())
         scheduler = build_scheduler(spec, optimizer)
-        model.to(device)
-        loss.to(device)
-        effective = effective_spec(spec, completed, loss, optimizer, scheduler, str(device))
+        model.module.to(device)
+        loss.module.to(device)
+        effective = effective_spec(spec, completed, loss.module, optimizer, scheduler, str(device))
         steps = Steps(
             feed=_feed(spec, parts.train, device),
-            val=_moved(parts.val, device),
-            test=_moved(parts.test, device),
+            val=parts.val.to(device),
+            test=parts.test.to(device),
             model=model,
             loss=loss,
             optimizer=optimizer,
             scheduler=scheduler,
-            train_metrics=Metrics(spec, description, device),
-            eval_metrics=Metrics(spec, description, device),
+            train_metrics=Metrics(spec, description.targets[TARGET], device),
+            eval_metrics=Metrics(spec, description.targets[TARGET], device),
             batch_size=spec.batch_size,
             epochs=spec.epochs,
             scheduler_interval=spec.lr_scheduler.interval if spec.lr_scheduler else "epoch",
@@ -204,7 +206,7 @@ class Attempt:
             self._position = checkpoint.restore(state, self._steps, self._recorder)
             self._saved_iteration, self._saved_epochs = self._position.iteration, self._position.epochs
         here = environment(self._device)
-        parameters = list(self._steps.model.parameters())
+        parameters = list(self._steps.model.module.parameters())
         return Started(
             environment=here,
             effective_spec=self._effective,
@@ -248,7 +250,7 @@ class Attempt:
         self._artifacts.write_best()
 
     def _keep_best(self) -> None:
-        self._artifacts.keep_best(self._steps.model)
+        self._artifacts.keep_best(self._steps.model.module)
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began
@@ -256,7 +258,3 @@ class Attempt:
 
 def _feed(spec: JobSpec, part: Part, device: torch.device) -> Feed:
     return Feed(part, spec.batch_size, shuffle=spec.shuffle, drop_last=spec.drop_last, seed=spec.seed, device=device)
-
-
-def _moved(part: Part, device: torch.device) -> Part:
-    return Part(part.x.to(device), part.y.to(device))

@@ -22,20 +22,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch
 
 from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
-from workers.trainer import metrics, objective
-from workers.trainer.data import DataDescription, InvalidData, describe
+from workers.trainer import metrics, objective, optimizers
+from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
 from workers.trainer.model import BuildProblem, CompletedLayer, batch_rows, complete, construct
 
 WARM_UP = DataDescription(
     rows=8,
-    input_shape=(4,),
-    task="multiclass",
-    classes=3,
-    target_width=1,
-    target_min=0,
-    target_max=2,
-    image=False,
+    inputs={"x": Field((4,), 0, 1)},
+    targets={"y": Field((), 0, 2, 3)},
     counts={"train": 8, "val": 0, "test": 0},
 )
 WARM_UP_SPEC = {
@@ -51,27 +46,28 @@ WARM_UP_SPEC = {
 
 def answer(spec: JobSpec, description: DataDescription) -> dict[str, Any]:
     """Problems, effective spec and parameters of a spec over data so described."""
-    problems = objective.check_target(spec, description)
+    target = description.targets[objective.TARGET]
+    problems = objective.check_target(spec, target)
     try:
         layers = complete(spec, description)
     except BuildProblem as error:
         return {"problems": _plain(error.problems + problems)}
-    problems += [] if problems else objective.check_output(spec, description, layers[-1].output_shape)
+    problems += [] if problems else objective.check_output(spec, target, layers[-1].output_shape)
     parameters = _meta_parameters(layers)
     steps = _scheduler_steps(spec, description)
-    optimizer, scheduler, found = objective.check_optimizer(spec, parameters, steps)
+    optimizer, scheduler, found = optimizers.check_optimizer(spec, parameters, steps)
     problems += found
     if not problems:
-        loss, problems = objective.check_loss(spec, description)
+        loss, problems = objective.check_loss(spec, target)
         if not problems:
-            problems = metrics.check(spec, description, *objective.sample(spec, description))
+            problems = metrics.check(spec, target, *objective.sample(spec, target))
     if problems or optimizer is None or loss is None:
         return {"problems": _plain(problems)}
     total = sum(p.numel() for p in parameters)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     return {
         "problems": [],
-        "effective_spec": effective_spec(spec, layers, loss, optimizer, scheduler),
+        "effective_spec": effective_spec(spec, layers, loss.module, optimizer, scheduler),
         "parameters": {"total": total, "trainable": trainable},
     }
 

@@ -34,12 +34,12 @@ class DamagedCheckpoint(Exception):
 
 def capture(steps: Steps, position: Position, recorder: Recorder) -> State:
     """Everything that decides the rest of the run, between two iterations. Tensors are the live ones, not copies."""
-    cuda = _cuda(steps.model)
+    cuda = _cuda(steps.model.module)
     return {
         "format": FORMAT,
         "position": vars(position).copy(),
-        "model": steps.model.state_dict(),
-        "loss": steps.loss.state_dict(),
+        "model": steps.model.module.state_dict(),
+        "loss": steps.loss.module.state_dict(),
         "optimizer": steps.optimizer.state_dict(),
         "scheduler": None if steps.scheduler is None else steps.scheduler.state_dict(),
         "feed": steps.feed.state(),
@@ -52,8 +52,8 @@ def capture(steps: Steps, position: Position, recorder: Recorder) -> State:
 
 def restore(state: State, steps: Steps, recorder: Recorder) -> Position:
     """Puts a captured state into freshly built steps and gives the position to go on from."""
-    steps.model.load_state_dict(state["model"])
-    steps.loss.load_state_dict(state["loss"])
+    steps.model.module.load_state_dict(state["model"])
+    steps.loss.module.load_state_dict(state["loss"])
     steps.optimizer.load_state_dict(state["optimizer"])
     if steps.scheduler is not None:
         steps.scheduler.load_state_dict(state["scheduler"])
@@ -61,7 +61,7 @@ def restore(state: State, steps: Steps, recorder: Recorder) -> Position:
     steps.train_metrics.restore(state["train_metrics"])
     recorder.restore(state["recorder"])
     torch.set_rng_state(state["generator"])
-    cuda = _cuda(steps.model)
+    cuda = _cuda(steps.model.module)
     if cuda is not None and state["cuda_generator"] is not None:
         torch.cuda.set_rng_state(state["cuda_generator"], cuda)
     return Position(**state["position"])

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from jobs.spec import FileDataset, JobSpec, SpecProblem, Split
-from workers.trainer.objective import TargetForm, target_form
+from workers.trainer.objective import TARGET, TargetForm, target_form
 
 MAX_CLASSES = 1000
 MAX_INPUT_WIDTH = 65536
-
-Task = Literal["multiclass", "binary", "regression"]
 
 
 class InvalidData(Exception):
@@ -33,30 +32,56 @@ class InvalidData(Exception):
         self.problems = problems
 
 
+Batch = dict[str, Tensor]  # some rows of every field, by the field's name
+
+INPUT = "x"  # the only input of a data set that names none
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named tensor of every row."""
+
+    shape: tuple[int, ...]  # of one row, without the batch dimension; () for a class label
+    low: float
+    high: float
+    classes: int | None = None  # different labels of a target; None for numbers
+
+    @property
+    def width(self) -> int:
+        """Numbers a row: 1 for a class label."""
+        return math.prod(self.shape)
+
+
 @dataclass(frozen=True)
 class DataDescription:
     """What a model and a loss need to know of the data before any row is read."""
 
     rows: int
-    input_shape: tuple[int, ...]  # of one row, without the batch dimension
-    task: Task
-    classes: int | None  # number of class labels; None for regression
-    target_width: int  # columns of a float target; 1 for labels
-    target_min: float
-    target_max: float
-    image: bool
+    inputs: dict[str, Field]
+    targets: dict[str, Field]
     counts: dict[str, int] = field(default_factory=dict)  # rows of "train", "val" and "test"
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one part: x float32 (n, *input_shape); y int64 (n,), or float32 (n, 1) or (n, k)."""
+    """Rows of one part: every field (n, *shape) by its name, float32 or int64; class labels are int64 (n,)."""
 
-    x: Tensor
-    y: Tensor
+    fields: Batch
 
     def __len__(self) -> int:
-        return len(self.x)
+        return size(self.fields)
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """The rows from `start` up to `stop`, as views."""
+        return {name: rows[start:stop] for name, rows in self.fields.items()}
+
+    def to(self, device: torch.device) -> Part:
+        return Part({name: rows.to(device) for name, rows in self.fields.items()})
+
+
+def size(batch: Batch) -> int:
+    """Rows of a batch."""
+    return len(next(iter(batch.values())))
 
 
 @dataclass(frozen=True)
@@ -105,18 +130,10 @@ def part_sizes(rows: int, split: Split) -> dict[str, int]:
 
 
 def _builtin(schema: dict[str, Any], counts: dict[str, int]) -> DataDescription:
-    shape = tuple(schema["input_shape"])
-    return DataDescription(
-        rows=schema["rows"],
-        input_shape=shape,
-        task=schema["task"],
-        classes=len(schema["classes"]) if schema["classes"] else None,
-        target_width=1,
-        target_min=schema["target_min"],
-        target_max=schema["target_max"],
-        image=len(shape) == 3,
-        counts=counts,
-    )
+    classes = len(schema["classes"]) if schema["classes"] else None
+    x = Field(tuple(schema["input_shape"]), schema["input_min"], schema["input_max"])
+    y = Field((1,) if classes is None else (), schema["target_min"], schema["target_max"], classes)
+    return DataDescription(schema["rows"], {INPUT: x}, {TARGET: y}, counts)
 
 
 class _Table:
@@ -228,17 +245,19 @@ class _Table:
         hard = self.form != "float" and not self._soft(first)
         classes = len(self.labels(first)) if hard else (2 if self.form == "binary" else None)
         used = [self.columns[n] for n in self.targets]
-        return DataDescription(
-            rows=self.rows,
-            input_shape=(self.width(),),
-            task="regression" if classes is None else ("binary" if classes == 2 else "multiclass"),
-            classes=classes,
-            target_width=len(self.targets),
-            target_min=0.0 if hard else min(c["min"] for c in used),
-            target_max=float((classes or 1) - 1) if hard else max(c["max"] for c in used),
-            image=False,
-            counts=counts,
+        numbers = [self.columns[n] for n in self.features if not self.categorical(n)]
+        x = Field(
+            (self.width(),),
+            min((c["min"] for c in numbers), default=0.0),
+            max((c["max"] for c in numbers), default=1.0),
         )
+        y = Field(
+            () if hard else (len(self.targets),),
+            0.0 if hard else min(c["min"] for c in used),
+            float((classes or 1) - 1) if hard else max(c["max"] for c in used),
+            classes,
+        )
+        return DataDescription(self.rows, {INPUT: x}, {TARGET: y}, counts)
 
     def input(self, read: Callable[[str], np.ndarray[Any, Any]]) -> tuple[Tensor, Tensor]:
         """x float32 (rows, width), and a mask (width,) of the columns that `normalize` leaves alone."""
@@ -282,7 +301,7 @@ def load(spec: JobSpec, folder: Path) -> Parts:
     x = normalize(x, order[: counts["train"]], spec.dataset.normalize, untouched)
     ends = np.cumsum(list(counts.values())).tolist()
     indices = (order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :])
-    return Parts(*(Part(x[index], y[index]) for index in indices))
+    return Parts(*(Part({INPUT: x[index], TARGET: y[index]}) for index in indices))
 
 
 def _arrays(spec: JobSpec, folder: Path) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from jobs.spec import Component, JobSpec
+from workers.trainer.components import live_arguments
 from workers.trainer.model import CompletedLayer
-from workers.trainer.objective import live_arguments
 
 OF_COMPONENTS = ("model", "loss", "optimizer", "lr_scheduler", "metrics")
 

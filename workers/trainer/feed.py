@@ -13,28 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.trainer.data import Part
+from workers.trainer.data import Batch, Part
 
 
 class Feed:
-    """Batches (x, y) of a training part on `device`. The part stays there as a whole."""
+    """Batches of a training part on `device`. The part stays there as a whole."""
 
     def __init__(self, part: Part, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int, device: torch.device) -> None:
-        self._x, self._y = part.x.to(device), part.y.to(device)
+        self._part, self._device = part.to(device), device
         self._batch_size, self._shuffle = batch_size, shuffle
         self._generator = torch.Generator().manual_seed(seed)
         self._order: Tensor | None = None  # rows of the epoch under way, on the device; None between epochs
-        self._rows = len(self._x)
+        self._rows = len(part)
         self.batches = self._rows // batch_size if drop_last else -(-self._rows // batch_size)  # per epoch
 
-    def epoch(self, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, done: int) -> Iterator[Batch]:
         """The batches of the epoch under way that follow the first `done`; a new epoch is drawn when none is under way."""
         if self._order is None:
-            self._order = self._draw().to(self._x.device)
+            self._order = self._draw().to(self._device)
         for number in range(done, self.batches):
             rows = self._order[number * self._batch_size : (number + 1) * self._batch_size]
             # Copied rather than sliced, shuffled or not: a batch in fresh, aligned memory is what DataLoader's collate gives.
-            yield self._x.index_select(0, rows), self._y.index_select(0, rows)
+            yield {name: values.index_select(0, rows) for name, values in self._part.fields.items()}
         self._order = None
 
     def _draw(self) -> Tensor:
@@ -51,4 +51,4 @@ class Feed:
 
     def restore(self, state: dict[str, Any]) -> None:
         self._generator.set_state(state["generator"])
-        self._order = None if state["order"] is None else state["order"].to(self._x.device)
+        self._order = None if state["order"] is None else state["order"].to(self._device)

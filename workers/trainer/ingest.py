@@ -227,6 +227,8 @@ def builtins() -> dict[str, tuple[dict[str, Any], Arrays]]:
             "input_shape": list(x.shape[1:]),
             "task": "regression" if regression else ("binary" if len(classes or ()) == 2 else "multiclass"),
             "classes": classes,
+            "input_min": float(x.min()),
+            "input_max": float(x.max()),
             "target_min": float(y.min()),
             "target_max": float(y.max()),
             "feature_names": [str(f) for f in getattr(bunch, "feature_names", [])] if name != "digits" else [],

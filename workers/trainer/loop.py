@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from workers.trainer.data import Part
+from workers.trainer.data import Batch, Part, size
 from workers.trainer.feed import Feed
-from workers.trainer.objective import Metrics
+from workers.trainer.metrics import Metrics
+from workers.trainer.model import Model
+from workers.trainer.objective import Criterion
 from workers.trainer.recorder import Diverged
 
 ShouldStop = Callable[[], str | None]  # None, or why: "cancel", "timeout" or "give_back"
@@ -49,8 +51,8 @@ class Steps:
     feed: Feed
     val: Part  # without rows when there is no such part, on the device like `test`
     test: Part
-    model: nn.Module
-    loss: nn.Module
+    model: Model
+    loss: Criterion
     optimizer: Optimizer
     scheduler: LRScheduler | None
     train_metrics: Metrics
@@ -92,8 +94,8 @@ def train(
 ) -> None:
     """Trains from `position` to the end. Raises Stopped and Diverged, and whatever torch raises."""
     while position.epochs < steps.epochs:
-        for x, y in steps.feed.epoch(position.batches):
-            iterate(steps, position, report, x, y)
+        for batch in steps.feed.epoch(position.batches):
+            iterate(steps, position, report, batch)
             if position.batches < steps.feed.batches:
                 rest()
                 _stop_if(should_stop())
@@ -107,23 +109,23 @@ def train(
         rest()
 
 
-def iterate(steps: Steps, position: Position, report: Report, x: Tensor, y: Tensor) -> None:
+def iterate(steps: Steps, position: Position, report: Report, batch: Batch) -> None:
     """One iteration: one update of the parameters on one batch (rule 6)."""
     number = position.iteration + 1
     position.iteration, position.batches = number, position.batches + 1
-    report.progressed(position.epoch, number, len(x))
-    outputs = steps.model(x)
-    loss = steps.loss(outputs, y)
+    report.progressed(position.epoch, number, size(batch))
+    outputs = steps.model(batch)
+    loss = steps.loss(outputs, batch)
     report.add("train/loss", number, loss)
     steps.optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     if steps.max_grad_norm is not None:
-        report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.model.parameters(), steps.max_grad_norm))
+        report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.model.module.parameters(), steps.max_grad_norm))
     report.add("lr", number, float(steps.optimizer.param_groups[0]["lr"]))
     steps.optimizer.step()
     if steps.scheduler is not None and steps.scheduler_interval == "iteration":
         _advance(steps.scheduler, loss)
-    steps.train_metrics.update(outputs.detach(), y)
+    steps.train_metrics.update(outputs, batch)
 
 
 def end_epoch(steps: Steps, position: Position, report: Report, should_stop: ShouldStop, keep_best: Callable[[], None]) -> None:
@@ -149,15 +151,15 @@ def evaluate(steps: Steps, part: Part, name: str, iteration: int, report: Report
     if not len(part):
         return math.nan
     total = 0.0
-    with _inference(steps.model):
+    with _inference(steps.model.module):
         for start in range(0, len(part), steps.batch_size):
-            x, y = part.x[start : start + steps.batch_size], part.y[start : start + steps.batch_size]
+            batch = part.slice(start, start + steps.batch_size)
             why = should_stop()
             _stop_if(None if why == "give_back" else why)
-            outputs = steps.model(x)
-            value = float(steps.loss(outputs, y))
-            total += value if steps.loss.reduction == "sum" else value * len(x)
-            steps.eval_metrics.update(outputs, y)
+            outputs = steps.model(batch)
+            value = float(steps.loss(outputs, batch))
+            total += value if steps.loss.reduction == "sum" else value * size(batch)
+            steps.eval_metrics.update(outputs, batch)
         loss = total / len(part)
         report.add(f"{name}/loss", iteration, loss)
         _report_metrics(steps.eval_metrics, name, iteration, report)

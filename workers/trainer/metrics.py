@@ -11,9 +11,10 @@ from torch import Tensor
 
 from jobs.catalog import catalog
 from jobs.spec import JobSpec, MetricComponent, SpecProblem
+from workers.trainer.objective import OUTPUT, TARGET
 
 if TYPE_CHECKING:
-    from workers.trainer.data import DataDescription
+    from workers.trainer.data import Batch, Field
 
 
 # Without num_outputs they average over all target columns, so that one number comes out.
@@ -23,15 +24,15 @@ OVER_ALL_COLUMNS = frozenset({"MeanSquaredError", "MeanAbsoluteError"})
 class Metrics:
     """All metrics of a spec over one part of the data. Draws from no random generator."""
 
-    def __init__(self, spec: JobSpec, description: DataDescription, device: torch.device) -> None:
+    def __init__(self, spec: JobSpec, target: Field, device: torch.device) -> None:
         """Raises what a metric's constructor raises."""
         self._loss = spec.loss.type
-        self._metrics = {m.series: (m, build(m, description).to(device)) for m in spec.metrics}
+        self._metrics = {m.series: (m, build(m, target).to(device)) for m in spec.metrics}
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
+    def update(self, outputs: Batch, batch: Batch) -> None:
         """One batch: the model's outputs as they are, the targets as the loss takes them."""
         for component, metric in self._metrics.values():
-            metric.update(*seen_by(component, self._loss, outputs.detach(), targets))
+            metric.update(*seen_by(component, self._loss, outputs[OUTPUT].detach(), batch[TARGET]))
 
     def compute(self) -> dict[str, float]:
         """The metrics over everything since the last reset."""
@@ -65,12 +66,12 @@ def _moved(value: Any, device: torch.device) -> Any:
     return [v.to(device) for v in value] if isinstance(value, list) else value.to(device)
 
 
-def build(component: MetricComponent, description: DataDescription) -> torchmetrics.Metric:
+def build(component: MetricComponent, target: Field) -> torchmetrics.Metric:
     """The torchmetrics object, `num_classes` and `num_outputs` filled in. Raises what its constructor raises."""
     known = catalog().section("metrics")[component.type].arguments
-    sizes = {"num_classes": description.classes}
+    sizes = {"num_classes": target.classes}
     if component.type not in OVER_ALL_COLUMNS:
-        sizes["num_outputs"] = description.target_width
+        sizes["num_outputs"] = target.width
     arguments = {name: size for name, size in sizes.items() if name in known and size is not None} | component.arguments()
     for module in (torchmetrics.classification, torchmetrics.regression):
         if hasattr(module, component.type):
@@ -95,18 +96,18 @@ def seen_by(component: MetricComponent, loss: str, outputs: Tensor, targets: Ten
     return outputs, targets.reshape(len(targets)).long()
 
 
-def check(spec: JobSpec, description: DataDescription, outputs: Tensor, targets: Tensor) -> list[SpecProblem]:
+def check(spec: JobSpec, target: Field, outputs: Tensor, targets: Tensor) -> list[SpecProblem]:
     """Every metric tried on two rows of outputs and targets."""
     problems: list[SpecProblem] = []
     for index, component in enumerate(spec.metrics):
-        if wrong := _wrong_size(component, description):
+        if wrong := _wrong_size(component, target):
             problems.append(SpecProblem(f"/metrics/{index}/{wrong[0]}", "shape_mismatch", wrong[1]))
             continue
-        if (reason := _unfit(component, spec, description, not targets.is_floating_point())) is not None:
+        if (reason := _unfit(component, spec, target, not targets.is_floating_point())) is not None:
             problems.append(SpecProblem(f"/metrics/{index}", "target_mismatch", f"{component.type} {reason}"))
             continue
         try:
-            metric = build(component, description)
+            metric = build(component, target)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 metric.update(*seen_by(component, spec.loss.type, outputs, targets))
@@ -119,22 +120,22 @@ def check(spec: JobSpec, description: DataDescription, outputs: Tensor, targets:
     return problems
 
 
-def _wrong_size(component: MetricComponent, description: DataDescription) -> tuple[str, str] | None:
+def _wrong_size(component: MetricComponent, target: Field) -> tuple[str, str] | None:
     """A given size that is not the data's, and what to say. Checked first: a metric takes memory by its sizes."""
     given = component.arguments()
     classes, width = given.get("num_classes"), given.get("num_outputs")
-    if classes is not None and description.classes is not None and classes != description.classes:
-        return "num_classes", f"the target has {description.classes} classes, not {classes}"
-    if width is not None and width not in {1, description.target_width}:
-        return "num_outputs", f"the target has {description.target_width} column(s), not {width}"
+    if classes is not None and target.classes is not None and classes != target.classes:
+        return "num_classes", f"the target has {target.classes} classes, not {classes}"
+    if width is not None and width not in {1, target.width}:
+        return "num_outputs", f"the target has {target.width} column(s), not {width}"
     return None
 
 
-def _unfit(component: MetricComponent, spec: JobSpec, description: DataDescription, targets_are_labels: bool) -> str | None:
-    two = description.classes == 2
+def _unfit(component: MetricComponent, spec: JobSpec, target: Field, targets_are_labels: bool) -> str | None:
+    two = target.classes == 2
     if component.type.startswith("Binary") and not two:
-        return f"wants two classes; the target has {description.classes or 'none, it is a number'}"
-    if component.type.startswith("Multiclass") and (description.classes is None or spec.loss.type.startswith("BCE")):
+        return f"wants two classes; the target has {target.classes or 'none, it is a number'}"
+    if component.type.startswith("Multiclass") and (target.classes is None or spec.loss.type.startswith("BCE")):
         return "wants one output for each class; use a Binary metric, or CrossEntropyLoss with an output for each class"
     if not component.type.startswith(("Binary", "Multiclass")) and targets_are_labels:
         return "compares numbers, but the target holds class labels; use a Multiclass metric"

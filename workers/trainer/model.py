@@ -7,7 +7,7 @@ ordinary constructors on the CPU, in order (rule 4 of "What `seed` means").
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from jobs.catalog import catalog
 from jobs.spec import Component, JobSpec, SpecProblem
-from workers.trainer.data import DataDescription
+from workers.trainer.data import INPUT, Batch, DataDescription
+from workers.trainer.objective import OUTPUT
 
 MAX_PARAMETERS = 200_000_000  # 0.8 GB of float32, four times that with Adam's state and the gradients
 MAX_ACTIVATIONS = 500_000_000  # elements of one layer's output for one batch
@@ -49,7 +50,9 @@ def complete(spec: JobSpec, description: DataDescription) -> list[CompletedLayer
     """The layers with every size filled in. Raises BuildProblem at the first layer that cannot follow the one before."""
     rows = batch_rows(spec, description)
     short = last_batch_rows(spec, description)
-    values = [torch.empty((r, *description.input_shape), device="meta") for r in ([rows] if short == rows else [rows, short])]
+    values = [
+        torch.empty((r, *description.inputs[INPUT].shape), device="meta") for r in ([rows] if short == rows else [rows, short])
+    ]
     layers: list[CompletedLayer] = []
     total = 0
     for index, component in enumerate(spec.model.layers):
@@ -62,8 +65,8 @@ def complete(spec: JobSpec, description: DataDescription) -> list[CompletedLayer
         if total > MAX_PARAMETERS:
             raise where.problem("", "out_of_range", f"the model has over {MAX_PARAMETERS:,} parameters with this layer")
         live = read_back(component, arguments, module)
-        shape = tuple(values[0].shape[1:])
-        layers.append(CompletedLayer(component.type, arguments, inferred, live, shape, parameters))
+        output = tuple(values[0].shape[1:])
+        layers.append(CompletedLayer(component.type, arguments, inferred, live, output, parameters))
     return layers
 
 
@@ -82,9 +85,23 @@ def last_batch_rows(spec: JobSpec, description: DataDescription) -> int:
     return rest if rest and not spec.drop_last else batch_rows(spec, description)
 
 
-def build(layers: Iterable[CompletedLayer]) -> nn.Sequential:
+class Model:
+    """The module that learns, called with a batch: its inputs and outputs have names."""
+
+    def __init__(self, module: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self.module, self._inputs, self._outputs = module, tuple(inputs), tuple(outputs)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The outputs for the rows of a batch, in the order of the forward method."""
+        returned = self.module(*(batch[name] for name in self._inputs))
+        values = returned if isinstance(returned, tuple) else (returned,)
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def build(layers: Iterable[CompletedLayer]) -> Model:
     """The model on the CPU by ordinary constructors, in order. Draws its weights from torch's default generator."""
-    return nn.Sequential(*(construct(layer.type, layer.arguments) for layer in layers))
+    module = nn.Sequential(*(construct(layer.type, layer.arguments) for layer in layers))
+    return Model(module, [INPUT], [OUTPUT])
 
 
 def construct(name: str, arguments: dict[str, Any]) -> nn.Module:

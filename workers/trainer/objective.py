@@ -1,24 +1,18 @@
-"""Step 3, the objective: loss, optimizer and scheduler by name, and whether the loss fits the model's output and the target."""
+"""Step 3, its first half: the loss by name, what feeds it, and whether it fits the model's output and the target."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn, optim
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor, nn
 
 from jobs.catalog import catalog
 from jobs.spec import Component, JobSpec, SpecProblem
-from workers.trainer.metrics import Metrics as Metrics
+from workers.trainer.components import argument_problem
 
 if TYPE_CHECKING:  # data.py asks this module for the target's form
-    from workers.trainer.data import DataDescription
+    from workers.trainer.data import Batch, Field
 
 TargetForm = Literal["class", "binary", "float"]
 
@@ -39,56 +33,56 @@ def target_form(loss: Component) -> TargetForm:
     return "binary" if loss.type in BINARY_LOSSES else "float"
 
 
-def build_loss(spec: JobSpec) -> nn.Module:
+OUTPUT, TARGET = "output", "y"  # the only output of a Sequential, the only target of a data set that names none
+
+
+class Criterion:
+    """A loss of torch.nn, fed by name from the model's outputs and the batch."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, outputs: Batch, batch: Batch) -> Tensor:
+        """The loss as the module returns it, of no dimension."""
+        value: Tensor = self.module(outputs[OUTPUT], batch[TARGET])
+        return value
+
+    @property
+    def reduction(self) -> str:
+        """ "mean" or "sum"."""
+        return str(self.module.reduction)
+
+
+def build_loss(spec: JobSpec) -> Criterion:
     """The loss, its tensor arguments (`weight`, `pos_weight`) float32. Raises what the constructor raises."""
     known = catalog().section("losses")[spec.loss.type].arguments
     arguments = {
         name: torch.tensor(value, dtype=torch.float32) if isinstance(value, list) and "tensor" in known[name].forms else value
         for name, value in spec.loss.arguments().items()
     }
-    loss: nn.Module = getattr(nn, spec.loss.type)(**arguments)
-    return loss
-
-
-def build_optimizer(spec: JobSpec, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer; lists become tuples, as in `betas=(0.9, 0.999)`. Raises what the constructor raises."""
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.optimizer.arguments().items()}
-    optimizer: Optimizer = getattr(optim, spec.optimizer.type)(parameters, **arguments)
-    return optimizer
-
-
-def build_scheduler(spec: JobSpec, optimizer: Optimizer) -> LRScheduler | None:
-    """The scheduler, or None. Raises what the constructor raises."""
-    if spec.lr_scheduler is None:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "call optimizer.step() first" is about loops that a user wrote
-        scheduler: LRScheduler = getattr(optim.lr_scheduler, spec.lr_scheduler.type)(optimizer, **spec.lr_scheduler.arguments())
-    return scheduler
+    return Criterion(getattr(nn, spec.loss.type)(**arguments))
 
 
 # ---- does it fit
 
 
-def check_target(spec: JobSpec, description: DataDescription) -> list[SpecProblem]:
+def check_target(spec: JobSpec, target: Field) -> list[SpecProblem]:
     """Whether the data's target is what the loss can learn from."""
-    loss, low, high = spec.loss.type, description.target_min, description.target_max
+    loss, low, high = spec.loss.type, target.low, target.high
     form = target_form(spec.loss)
-    if form == "class" and description.classes is None:
+    if form == "class" and target.classes is None:
         return [
             _loss_problem(
                 f"{loss} wants class labels, but the target is a number; use MSELoss, HuberLoss or another regression loss"
             )
         ]
-    if form == "binary" and (description.classes or 2) > 2:
-        return [_loss_problem(f"{loss} wants two classes, but the target has {description.classes}; use CrossEntropyLoss")]
+    if form == "binary" and (target.classes or 2) > 2:
+        return [_loss_problem(f"{loss} wants two classes, but the target has {target.classes}; use CrossEntropyLoss")]
     if form == "binary" and not (low >= 0 and high <= 1):
         return [_loss_problem(f"{loss} wants targets between 0 and 1, but they run from {low:g} to {high:g}")]
-    if form == "float" and (description.classes or 0) > 2:
+    if form == "float" and (target.classes or 0) > 2:
         return [
-            _loss_problem(
-                f"{loss} wants numbers, but the target holds {description.classes} class labels; use CrossEntropyLoss"
-            )
+            _loss_problem(f"{loss} wants numbers, but the target holds {target.classes} class labels; use CrossEntropyLoss")
         ]
     if loss in SIGN_LOSSES and not (low == -1 and high == 1):
         return [_loss_problem(f"{loss} wants targets -1 and 1, but they run from {low:g} to {high:g}")]
@@ -97,9 +91,9 @@ def check_target(spec: JobSpec, description: DataDescription) -> list[SpecProble
     return []
 
 
-def check_output(spec: JobSpec, description: DataDescription, shape: tuple[int, ...]) -> list[SpecProblem]:
+def check_output(spec: JobSpec, target: Field, shape: tuple[int, ...]) -> list[SpecProblem]:
     """Whether an output of `shape` (one row) is what the loss compares with the target; nothing is ever broadcast."""
-    width = description.classes if target_form(spec.loss) == "class" else description.target_width
+    width = target.classes if target_form(spec.loss) == "class" else target.width
     where = _last_sized_layer(spec)
     if shape != (width,):
         wanted = f"(n, {width})" + (
@@ -114,70 +108,30 @@ def check_output(spec: JobSpec, description: DataDescription, shape: tuple[int, 
     return []
 
 
-def sample(spec: JobSpec, description: DataDescription) -> tuple[Tensor, Tensor]:
+def sample(spec: JobSpec, target: Field) -> tuple[Tensor, Tensor]:
     """An output and a target of two rows in the right form, for trying loss and metrics on."""
     if target_form(spec.loss) == "class":
-        return torch.full((2, description.classes or 1), 0.5), torch.tensor([0, (description.classes or 1) - 1])
-    ends = [[description.target_min], [description.target_max]]
-    target = torch.tensor(ends, dtype=torch.float32).expand(2, description.target_width)
-    return torch.full((2, description.target_width), 0.5), target.contiguous()
+        return torch.full((2, target.classes or 1), 0.5), torch.tensor([0, (target.classes or 1) - 1])
+    ends = torch.tensor([[target.low], [target.high]], dtype=torch.float32)
+    return torch.full((2, target.width), 0.5), ends.expand(2, target.width).contiguous()
 
 
-def check_loss(spec: JobSpec, description: DataDescription) -> tuple[nn.Module | None, list[SpecProblem]]:
+def check_loss(spec: JobSpec, target: Field) -> tuple[Criterion | None, list[SpecProblem]]:
     """The loss, tried on two rows of real numbers: BCELoss with integer targets passes on the meta device."""
     for name in ("weight", "pos_weight") if spec.loss.type in BINARY_LOSSES else ():
         given = spec.loss.arguments().get(name)
-        if given is not None and len(given) not in {1, description.target_width}:  # torch would broadcast the output to it
-            detail = f"{spec.loss.type}'s {name} has {len(given)} numbers; the target has {description.target_width} column(s)"
+        if given is not None and len(given) not in {1, target.width}:  # torch would broadcast the output to it
+            detail = f"{spec.loss.type}'s {name} has {len(given)} numbers; the target has {target.width} column(s)"
             return None, [SpecProblem(f"/loss/{name}", "shape_mismatch", detail)]
     try:
         loss = build_loss(spec)
-        value = loss(*sample(spec, description))
+        output, wanted = sample(spec, target)
+        value = loss({OUTPUT: output}, {TARGET: wanted})
     except Exception as error:
-        return None, [_argument_problem("/loss", spec.loss, error)]
+        return None, [argument_problem("/loss", spec.loss, error)]
     if value.dim() != 0:
         return None, [_loss_problem(f"{spec.loss.type} gives a value of shape {tuple(value.shape)}, not one number")]
     return loss, []
-
-
-def check_optimizer(
-    spec: JobSpec, parameters: list[nn.Parameter], steps: int
-) -> tuple[Optimizer | None, LRScheduler | None, list[SpecProblem]]:
-    """Optimizer and scheduler, or what their constructors say. `steps` is how often the scheduler will step."""
-    if not parameters:
-        return (
-            None,
-            None,
-            [SpecProblem("/model/layers", "out_of_range", "no layer has parameters, so there is nothing to train")],
-        )
-    try:
-        optimizer = build_optimizer(spec, parameters)
-    except Exception as error:
-        return None, None, [_argument_problem("/optimizer", spec.optimizer, error)]
-    try:
-        scheduler = build_scheduler(spec, optimizer)
-    except Exception as error:
-        assert spec.lr_scheduler is not None
-        return optimizer, None, [_argument_problem("/lr_scheduler", spec.lr_scheduler, error)]
-    total = getattr(scheduler, "total_steps", None)
-    if total is not None and total < steps:
-        detail = f"OneCycleLR covers {total} steps, but it will be stepped {steps} times"
-        return optimizer, None, [SpecProblem("/lr_scheduler/total_steps", "out_of_range", detail)]
-    return optimizer, scheduler, []
-
-
-def _argument_problem(pointer: str, component: Component, error: Exception) -> SpecProblem:
-    """The constructor's own words, at the argument they name."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    words = text.lower().replace("_", " ")
-    named = next((n for n in component.arguments() if _names(n.lower().replace("_", " "), words)), None)
-    return SpecProblem(f"{pointer}/{named}" if named else pointer, "invalid_argument", f"{component.type}: {text}")
-
-
-def _names(argument: str, words: str) -> bool:
-    # torch says "beta" of betas and "epsilon" of eps; a name as short as `p` must be the whole word.
-    pattern = rf"\b{re.escape(argument)}\b" if len(argument) < 3 else rf"\b{re.escape(argument.rstrip('s'))}"
-    return re.search(pattern, words) is not None
 
 
 def _loss_problem(detail: str) -> SpecProblem:
@@ -195,18 +149,3 @@ def _last_sized_layer(spec: JobSpec) -> str:
 
 def _written(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["n", *map(str, shape)]) + ")"
-
-
-def live_arguments(section: str, component: Component, value: Any) -> dict[str, Any]:
-    """Every argument of a component as the live object `value` has it (an optimizer's defaults, a module's attributes)."""
-    known = catalog().section(section)[component.type].arguments
-    defaults = value.defaults if isinstance(value, Optimizer) else vars(value)
-    # MultiStepLR keeps its list of milestones as a Counter.
-    defaults = {k: sorted(v.elements()) if isinstance(v, Counter) else v for k, v in defaults.items()}
-    given = component.arguments()
-    buffers = dict(value.named_buffers()) if isinstance(value, nn.Module) else {}
-    return {
-        name: buffers.get(name, defaults.get(name, given.get(name, argument.default)))
-        for name, argument in known.items()
-        if argument.refused is None
-    }

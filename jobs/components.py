@@ -1,0 +1,79 @@
+"""The smallest parts of a spec: strict objects, and classes of torch by name with the keyword arguments that were given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, StringConstraints
+
+from jobs.catalog import catalog
+
+JSON: TypeAlias = Any
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Component(BaseModel):
+    """A class of torch (or torchmetrics) by name, and the keyword arguments that were given."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    section: ClassVar[str]
+
+    type: str
+
+    def arguments(self) -> dict[str, JSON]:
+        """The given keyword arguments, under torch's names."""
+        return dict(self.model_extra or {})
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        entries = [e for e in catalog().section(cls.section).values() if e.refused is None]
+        short = [e.name for e in entries if not any(a.required and not a.inferred for a in e.arguments.values())]
+        own = handler(core_schema).get("properties", {})
+        extra = {k: v for k, v in own.items() if k != "type"}
+        long = [e.json_schema() for e in entries]
+        for schema in long:
+            schema["properties"] |= extra
+        return {"anyOf": [{"type": "string", "enum": short}, *long]}
+
+
+class LossComponent(Component):
+    section = "losses"
+
+
+class OptimizerComponent(Component):
+    section = "optimizers"
+
+
+class LayerComponent(Component):
+    section = "layers"
+
+
+class SchedulerComponent(Component):
+    """`interval` says when the scheduler steps."""
+
+    section = "lr_schedulers"
+    interval: Literal["epoch", "iteration"] = "epoch"
+
+
+class MetricComponent(Component):
+    """`name` is the series' name, the class name where it is left out."""
+
+    section = "metrics"
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+
+    @property
+    def series(self) -> str:
+        return self.name or self.type
+
+
+def own_members(kind: type[Component]) -> frozenset[str]:
+    """Members that are postgrad's, not torch's: a scheduler's interval, a metric's name."""
+    return frozenset(kind.model_fields) - {"type"}
+
+
+def long_component(value: Any) -> Any:
+    """`"BCELoss"` as `{"type": "BCELoss"}`; anything else as it is."""
+    return {"type": value} if isinstance(value, str) else value

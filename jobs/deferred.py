@@ -8,8 +8,6 @@ from typing import Any
 from jobs.arguments import SpecProblem
 
 FIELDS: dict[str, str] = {
-    "/accumulate_grad_batches": "gradient accumulation (accumulate_grad_batches) is not supported yet",
-    "/early_stopping": "early_stopping is not supported yet",
     "/priority": "priority is not supported yet; jobs run in the order they came",
     "/compile": "compiled models (compile) are not supported yet",
     "/fused": "fused arithmetic (fused) is not supported yet",
@@ -28,10 +26,8 @@ VALUES: dict[str, dict[str, str]] = {
         "exported": "exported programs are not supported yet; use Sequential",
         "python": "models written in Python are not supported yet; use Sequential",
     },
-    "/precision": dict.fromkeys(("bf16-mixed", "16-mixed"), "precision is 32-true; mixed precision is not supported yet"),
     "/on_nonfinite": dict.fromkeys(("skip", "rollback"), "on_nonfinite is fail; skip and rollback are not supported yet"),
 }
-EXACT = "exact is true, the bits of the textbook loop; faster arithmetic (exact false) is not supported yet"
 
 
 def deferred(spec: dict[str, Any]) -> Iterator[SpecProblem]:
@@ -47,5 +43,3 @@ def deferred(spec: dict[str, Any]) -> Iterator[SpecProblem]:
         value = holder.get(key) if isinstance(holder, dict) else None
         if isinstance(value, str) and value in values:
             yield SpecProblem(pointer, "not_supported", values[value])
-    if spec.get("exact") is False:
-        yield SpecProblem("/exact", "not_supported", EXACT)

@@ -91,13 +91,16 @@ class Queue(Registry):
             values = {"epoch": epoch, "iteration": iteration, "samples_per_second": samples_per_second}
             held(change(connection, fence(job_id, attempt), **values), job_id, attempt)
 
-    def finish(self, job_id: str, attempt: int, state: str, failure: Failure | None = None) -> Job:
-        """The trainer's last word: succeeded, cancelled, or failed with its failure. Raises LostLease, ForbiddenTransition."""
+    def finish(self, job_id: str, attempt: int, state: str, failure: Failure | None = None, message: str = "") -> Job:
+        """The trainer's last word: succeeded, cancelled, or failed with its failure; `message` is for the event.
+
+        Raises LostLease and ForbiddenTransition.
+        """
         if (state == FAILED) != (failure is not None):
             raise ValueError(f"a job that is {state} {'needs a' if state == FAILED else 'has no'} failure")
-        message = {SUCCEEDED: "every epoch is done", CANCELLED: "stopped as asked"}.get(state, "")
+        usual = {SUCCEEDED: "every epoch is done", CANCELLED: "stopped as asked"}.get(state, "")
         with writing(self.engine) as connection:
-            return _leave(connection, job_id, attempt, state, message, failure)
+            return _leave(connection, job_id, attempt, state, "" if failure else message or usual, failure)
 
     def end_attempt(self, job_id: str, attempt: int, reason: str, message: str) -> Job:
         """The attempt ended by no decision of the trainer: `crashed`, `worker_lost` or `out_of_memory`. Back to the queue while

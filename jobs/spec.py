@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PrivateAttr, StringConstraints, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.arguments import SpecProblem, check_component, shown
+from jobs.arguments import SpecProblem, check_component, did_you_mean, shown
 from jobs.components import (
     Component,
     LossComponent,
@@ -27,6 +27,7 @@ from jobs.components import (
 )
 from jobs.data_spec import BuiltinDataset, FileDataset, Split
 from jobs.deferred import deferred
+from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
 from jobs.model_spec import SequentialModel, check_model, long_model
 from jobs.pointers import explained, posted, unreadable
 
@@ -56,14 +57,6 @@ class InvalidSpec(Exception):
         self.problems = problems
 
 
-class Checkpoint(Strict):
-    """When a checkpoint is written, besides at the end, and how many are kept."""
-
-    every_n_epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    every_seconds: Annotated[float, Field(ge=0.1, le=86_400)] | None = 30.0
-    keep: Annotated[int, Field(ge=1, le=100)] = 2
-
-
 class JobSpec(Strict):
     """One training job. Everywhere `{"type": T, ...}` is a torch class and its own keyword arguments."""
 
@@ -81,10 +74,12 @@ class JobSpec(Strict):
     drop_last: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,2})$")] = "auto"
-    precision: Literal["32-true"] = "32-true"
-    exact: Literal[True] = True
+    precision: Precision = "32-true"
+    exact: bool = True
     on_nonfinite: Literal["fail"] = "fail"
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    accumulate_grad_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
+    early_stopping: EarlyStopping | None = None
     threads: Annotated[int, Field(ge=1, le=64)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
     checkpoint: Checkpoint = Checkpoint()
@@ -141,10 +136,39 @@ def parse(body: object) -> JobSpec:
         # What was already said of a member (a field of a later release is also an unknown one) is not said twice.
         claimed = tuple(p.pointer for p in problems)
         problems += [p for p in explained(error, MODELS) if not any(_within(p.pointer, c) for c in claimed)]
+    problems = problems or list(_contradictions(spec))
     if problems:
         raise InvalidSpec([posted(problem, body) for problem in problems])
     spec._long = long
     return spec
+
+
+def epoch_series(spec: JobSpec) -> list[str]:
+    """The series with one value an epoch that a rule of the spec may watch: losses and metrics of the parts there are.
+
+    `train/loss` stands for the mean of the epoch's losses.
+    """
+    parts = ("val", "train") if spec.split.val > 0 else ("train",)
+    return [f"{part}/{name}" for part in parts for name in ("loss", *(m.series for m in spec.metrics))]
+
+
+def _contradictions(spec: JobSpec) -> Iterator[SpecProblem]:
+    """Fields that are right alone and wrong together."""
+    watched = spec.early_stopping.monitor if spec.early_stopping else None
+    if watched is not None and watched not in (known := epoch_series(spec)):
+        hint = did_you_mean(watched, known)
+        detail = f"no series {shown(watched)} is taken once an epoch; there are {', '.join(known)}{hint}"
+        yield SpecProblem("/early_stopping/monitor", "unknown_choice", detail)
+    mixed = spec.precision != "32-true"
+    if mixed and spec.exact:
+        detail = f"precision {spec.precision} gives other bits than the textbook loop in float32: it needs exact false"
+        yield SpecProblem("/precision", "out_of_range", detail)
+    if not mixed and not spec.exact:
+        detail = "exact false is for a precision of 16 bits; faster arithmetic in 32 bits is not supported yet"
+        yield SpecProblem("/exact", "not_supported", detail)
+    if mixed and spec.loss.type == "BCELoss":
+        detail = f"BCELoss loses its digits near 0 and 1 in {spec.precision}: use BCEWithLogitsLoss on a model without Sigmoid"
+        yield SpecProblem("/loss", "not_supported", detail)
 
 
 # Which fields an object may have, by its pointer.
@@ -154,6 +178,7 @@ MODELS: Mapping[str, Sequence[type[BaseModel]]] = {
     "/split": [Split],
     "/model": [SequentialModel],
     "/checkpoint": [Checkpoint],
+    "/early_stopping": [EarlyStopping],
 }
 
 

@@ -152,7 +152,7 @@ class Watch:
         if self._lost:
             return
         if self._ended is not None and self._ended.state != GIVEN_BACK:
-            self._store.finish(*self._key, self._ended.state, _failure(self._ended))
+            self._store.finish(*self._key, self._ended.state, _failure(self._ended), self._ended.message or "")
         elif self._timed_out:
             message = f"the run took longer than {self.claim.timeout_seconds:g} s"
             self._store.finish(*self._key, FAILED, Failure("timeout", message, "/timeout_seconds"))

@@ -209,10 +209,14 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"dataset": {**FILE, "features": ["a", "a"]}}, "/dataset/features", "duplicate"),
     ({"dataset": {**FILE, "builtin": 1}}, "/dataset/builtin", "unknown_field"),
     # what belongs to a later release
-    ({"accumulate_grad_batches": 2}, "/accumulate_grad_batches", "not_supported"),
-    ({"early_stopping": {}}, "/early_stopping", "not_supported"),
+    ({"accumulate_grad_batches": 0}, "/accumulate_grad_batches", "out_of_range"),
+    ({"early_stopping": {"patience": 0}}, "/early_stopping/patience", "out_of_range"),
+    ({"early_stopping": {"patient": 3}}, "/early_stopping/patient", "unknown_field"),
+    ({"early_stopping": {"monitor": "val/acuracy"}}, "/early_stopping/monitor", "unknown_choice"),
     ({"priority": 1}, "/priority", "not_supported"),
-    ({"precision": "bf16-mixed"}, "/precision", "not_supported"),
+    ({"precision": "bf16-mixed", "loss": "MSELoss"}, "/precision", "out_of_range"),
+    ({"precision": "16"}, "/precision", "unknown_choice"),
+    ({"precision": "bf16-mixed", "exact": False, "loss": "BCELoss"}, "/loss", "not_supported"),
     ({"exact": False}, "/exact", "not_supported"),
     ({"on_nonfinite": "skip"}, "/on_nonfinite", "not_supported"),
     ({"model": {"type": "Graph", "layers": ["ReLU"]}}, "/model/type", "not_supported"),
@@ -240,14 +244,14 @@ def test_every_pointer_names_a_member_of_the_body(members: dict[str, Any]) -> No
 
 
 def test_everything_wrong_is_said_at_once() -> None:
-    body = changed(epochs=0, seed="x", optimizer__lr=-1, loss="BCELos", model__layers__0__out_feature=3, exact=False)
+    body = changed(epochs=0, seed="x", optimizer__lr=-1, loss="BCELos", model__layers__0__out_feature=3, early_stopping=3)
     assert found(body) == {
         ("/epochs", "out_of_range"),
         ("/seed", "wrong_type"),
         ("/optimizer/lr", "out_of_range"),
         ("/loss", "unknown_type"),
         ("/model/layers/0/out_feature", "unknown_field"),
-        ("/exact", "not_supported"),
+        ("/early_stopping", "wrong_type"),
     }
 
 

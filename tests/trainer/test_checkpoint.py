@@ -108,6 +108,23 @@ def test_resumes_where_the_mean_train_loss_decides(
     same(disturbed, whole)
 
 
+@pytest.mark.parametrize("stop", [3, 9, 15])
+def test_resumes_what_it_accumulates_scales_and_waits_for(
+    sets: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float16's scale, the epochs waited for an improvement, and the place among groups of batches."""
+    mixed = {"precision": "16-mixed", "exact": False, "accumulate_grad_batches": 4}
+    spec = SPEC | mixed | {"epochs": 30, "early_stopping": {"monitor": "train/loss", "patience": 2, "min_delta": 0.2}}
+    monkeypatch.setattr("workers.trainer.attempt.Attempt._checkpoint_due", lambda _attempt: False)
+    whole, disturbed = job(sets, tmp_path / "whole", spec), job(sets, tmp_path / "disturbed", spec)
+    whole.attempt()
+    assert whole.ended[-1].message is not None, "it never stopped early"
+    disturbed.attempt(at(stop, "give_back"))
+    disturbed.attempt()
+    assert disturbed.ended[-1] == whole.ended[-1]
+    same(disturbed, whole)
+
+
 def test_killed_when_all_is_trained_but_nothing_told(sets: Path, tmp_path: Path, undisturbed: Supervised) -> None:
     """The last checkpoint knows that the test part has been evaluated: its points do not come twice."""
     disturbed = job(sets, tmp_path, SPEC)

@@ -22,6 +22,7 @@ from workers.trainer.feed import Feed
 from workers.trainer.loop import Stopped, evaluate
 from workers.trainer.model import Model
 from workers.trainer.objective import Criterion
+from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
 
 CPU = torch.device("cpu")
@@ -270,10 +271,12 @@ def test_evaluation_by_hand(reduction: str) -> None:
     x, y = torch.ones(10, 1, 4, 4), torch.arange(10.0)[:, None]
     criterion = Criterion(nn.MSELoss(reduction=reduction))
     steps = Mock(model=Model(model, ["x"], ["output"]), loss=criterion, eval_metrics=Quiet(), batch_size=4)
+    steps.precision = Precision("32-true", CPU)
     part, bad = Part({"x": x, "y": y}), Part({"x": x * math.nan, "y": y})
     made = Recorder(lambda _: None, CPU)
     before = torch.get_rng_state()
-    assert evaluate(steps, part, "val", 3, made, lambda: "give_back") == pytest.approx(float(((y - 1) ** 2).mean()))
+    measured = evaluate(steps, part, "val", 3, made, lambda: "give_back")
+    assert measured == pytest.approx({"val/loss": float(((y - 1) ** 2).mean())})
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
     with pytest.raises(Stopped):

@@ -190,6 +190,44 @@ def test_dropout_batch_norm_clipping_and_drop_last(sets: Path, tmp_path: Path) -
     assert len(service.values("val/MulticlassAccuracy")) == len(service.values("train/MulticlassAccuracy")) == 2
 
 
+@pytest.mark.parametrize(("accumulate", "clip"), [(2, None), (3, 0.5), (100, None)])
+def test_accumulated_gradients(sets: Path, tmp_path: Path, accumulate: int, clip: float | None) -> None:
+    """1,797 rows in batches of 64 are 29 batches: the last group of an epoch is short."""
+    service = job(sets, tmp_path, CNN | {"accumulate_grad_batches": accumulate, "max_grad_norm": clip})
+    service.attempt()
+    recipe = Recipe(batch_size=64, epochs=2, seed=3, accumulate=accumulate, max_grad_norm=clip)
+    same(service, textbook.run(textbook.digits(), recipe, cnn))
+    assert service.iteration == service.started[0].iterations == 2 * -(-29 // accumulate)
+
+
+def test_early_stopping(sets: Path, tmp_path: Path) -> None:
+    rough = {"optimizer": {"type": "SGD", "lr": 0.01}, "split": {"train": 0.7, "val": 0.2, "test": 0.1}, "seed": 2}
+    service = job(sets, tmp_path, MLP | rough | {"epochs": 60, "early_stopping": {"patience": 2}})
+    service.attempt()
+
+    def build() -> Built:
+        model, loss_function, _, scheduler = mlp()
+        return model, loss_function, torch.optim.SGD(model.parameters(), lr=0.01), scheduler
+
+    recipe = Recipe(batch_size=32, epochs=60, seed=2, val=0.2, test=0.1, normalize=True, patience=2)
+    oracle = textbook.run(textbook.breast_cancer(), recipe, build)
+    assert len(oracle.val) < 60
+    same(service, oracle)
+    assert service.ended[-1].message is not None
+    assert "val/loss has not improved" in service.ended[-1].message
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)])
+def test_mixed_precision(sets: Path, tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
+    changed = {"precision": precision, "exact": False, "split": {"train": 0.8, "val": 0.2}, "max_grad_norm": 1.0}
+    service = job(sets, tmp_path, CNN | changed)
+    service.attempt()
+    recipe = Recipe(batch_size=64, epochs=2, seed=3, val=0.2, max_grad_norm=1.0, autocast=dtype)
+    oracle = textbook.run(textbook.digits(), recipe, cnn)
+    same(service, oracle)
+    assert oracle.train != textbook.run(textbook.digits(), Recipe(batch_size=64, epochs=2, seed=3, val=0.2), cnn).train
+
+
 def test_without_shuffle(sets: Path, tmp_path: Path) -> None:
     service = job(sets, tmp_path, CNN | {"shuffle": False})
     service.attempt()

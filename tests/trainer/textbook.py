@@ -43,6 +43,9 @@ class Recipe:
     interval: str = "epoch"
     max_grad_norm: float | None = None
     normalize: bool = False
+    accumulate: int = 1
+    autocast: torch.dtype | None = None
+    patience: int | None = None
 
 
 @dataclass
@@ -84,12 +87,12 @@ def split(x: Tensor, y: Tensor, recipe: Recipe) -> tuple[tuple[Tensor, Tensor], 
     return (x[train], y[train]), (x[val], y[val]), (x[test], y[test])
 
 
-def mean_loss(model: nn.Module, loss_function: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> float:
+def mean_loss(model: nn.Module, loss_function: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> float:
     model.eval()
     total = 0.0
-    with torch.no_grad():
-        for start in range(0, len(x), batch_size):
-            xb, yb = x[start : start + batch_size], y[start : start + batch_size]
+    with torch.no_grad(), torch.autocast("cpu", recipe.autocast, enabled=recipe.autocast is not None):
+        for start in range(0, len(x), recipe.batch_size):
+            xb, yb = x[start : start + recipe.batch_size], y[start : start + recipe.batch_size]
             value = float(loss_function(model(xb), yb))
             total += value if loss_function.reduction == "sum" else value * len(xb)
     model.train()
@@ -108,25 +111,37 @@ def run(data: tuple[Tensor, Tensor], recipe: Recipe, build: Callable[[], Built])
         generator=torch.Generator().manual_seed(recipe.seed),
     )
     outcome = Outcome()
+    scaler = torch.amp.GradScaler("cpu", enabled=recipe.autocast is torch.float16)
+    group: list[float] = []
     for _ in range(recipe.epochs):
-        for xb, yb in loader:
-            output = model(xb)
-            loss = loss_function(output, yb)
-            outcome.train.append(loss.item())
-            optimizer.zero_grad()
-            loss.backward()
+        for number, (xb, yb) in enumerate(loader, start=1):
+            with torch.autocast("cpu", recipe.autocast, enabled=recipe.autocast is not None):
+                output = model(xb)
+                loss = loss_function(output, yb)
+            if not group:
+                optimizer.zero_grad()
+            group.append(loss.item())
+            scaler.scale(loss / recipe.accumulate).backward()
+            if number % recipe.accumulate and number < len(loader):
+                continue
+            outcome.train.append(sum(group) / len(group))
+            group = []
+            scaler.unscale_(optimizer)
             if recipe.max_grad_norm is not None:
                 outcome.grad_norm.append(nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm).item())
             outcome.lr.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             if scheduler is not None and recipe.interval == "iteration":
                 scheduler.step()
         if recipe.val:
-            outcome.val.append(mean_loss(model, loss_function, *val, recipe.batch_size))
+            outcome.val.append(mean_loss(model, loss_function, *val, recipe))
         if scheduler is not None and recipe.interval == "epoch":
             plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
             scheduler.step(*([outcome.val[-1]] if plateau else []))
+        if recipe.patience is not None and len(outcome.val) - 1 - outcome.val.index(min(outcome.val)) >= recipe.patience:
+            break
     if recipe.test:
-        outcome.test = mean_loss(model, loss_function, *test, recipe.batch_size)
+        outcome.test = mean_loss(model, loss_function, *test, recipe)
     outcome.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     return outcome

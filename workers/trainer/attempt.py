@@ -22,6 +22,7 @@ from workers.trainer.artifacts import Artifacts
 from workers.trainer.checkpoint import Checkpoints
 from workers.trainer.control import Control, SupervisorGone
 from workers.trainer.data import InvalidData, Part, describe, load
+from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.effective import effective_spec
 from workers.trainer.feed import Feed
 from workers.trainer.loop import Position, Steps, Stopped, train
@@ -29,6 +30,7 @@ from workers.trainer.metrics import Metrics
 from workers.trainer.model import BuildProblem, build, complete
 from workers.trainer.objective import TARGET, build_loss
 from workers.trainer.optimizers import build_optimizer, build_scheduler
+from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
 
 MESSAGE_CHARACTERS = 2000
@@ -149,7 +151,10 @@ class Attempt:
         self._artifacts.write_last(self._steps.model.module)
         if why == "timeout":
             return Ended("failed", "timeout", f"the job ran for its timeout_seconds ({self._spec.timeout_seconds:g})")
-        return Ended("succeeded" if why is None else "cancelled")
+        if why is not None:
+            return Ended("cancelled")
+        stopped = self._position.stopped
+        return Ended("succeeded", message=None if stopped is None else f"stopped early: {stopped}")
 
     def _train(self) -> str | None:
         """None at the end of the run, or why it stopped; every point has been sent. Raises Diverged."""
@@ -188,10 +193,13 @@ class Attempt:
             scheduler=scheduler,
             train_metrics=Metrics(spec, description.targets[TARGET], device),
             eval_metrics=Metrics(spec, description.targets[TARGET], device),
+            precision=Precision(spec.precision, device),
+            early_stopping=EarlyStopping(spec),
             batch_size=spec.batch_size,
             epochs=spec.epochs,
             scheduler_interval=spec.lr_scheduler.interval if spec.lr_scheduler else "epoch",
             max_grad_norm=spec.max_grad_norm,
+            accumulate=spec.accumulate_grad_batches,
         )
         if steps.feed.batches == 0:
             detail = f"drop_last leaves no batch of {spec.batch_size}: the training part has {len(parts.train)} rows"
@@ -234,7 +242,7 @@ class Attempt:
         if plan.every_seconds is not None and time.monotonic() - self._saved_at >= plan.every_seconds:
             return True
         every = plan.every_n_epochs
-        return every is not None and position.batches == 0 and position.epochs - self._saved_epochs >= every
+        return every is not None and position.within == 0 and position.epochs - self._saved_epochs >= every
 
     def _save(self) -> None:
         """One checkpoint, and the best weights that belong to it, after every point up to here has been stored."""

@@ -82,7 +82,8 @@ def _scheduler_steps(spec: JobSpec, description: DataDescription) -> int:
     if spec.lr_scheduler is None or spec.lr_scheduler.interval == "epoch":
         return spec.epochs
     batches = description.counts["train"] / batch_rows(spec, description)
-    return spec.epochs * (math.floor(batches) if spec.drop_last else math.ceil(batches))
+    whole = math.floor(batches) if spec.drop_last else math.ceil(batches)
+    return spec.epochs * math.ceil(whole / spec.accumulate_grad_batches)
 
 
 def _plain(problems: list[SpecProblem]) -> list[dict[str, str]]:

@@ -45,6 +45,8 @@ def capture(steps: Steps, position: Position, recorder: Recorder) -> State:
         "feed": steps.feed.state(),
         "train_metrics": steps.train_metrics.state(),
         "recorder": recorder.state(),
+        "precision": steps.precision.state(),
+        "early_stopping": steps.early_stopping.state(),
         "generator": torch.get_rng_state(),
         "cuda_generator": None if cuda is None else torch.cuda.get_rng_state(cuda),
     }
@@ -60,6 +62,8 @@ def restore(state: State, steps: Steps, recorder: Recorder) -> Position:
     steps.feed.restore(state["feed"])
     steps.train_metrics.restore(state["train_metrics"])
     recorder.restore(state["recorder"])
+    steps.precision.restore(state["precision"])
+    steps.early_stopping.restore(state["early_stopping"])
     torch.set_rng_state(state["generator"])
     cuda = _cuda(steps.model.module)
     if cuda is not None and state["cuda_generator"] is not None:

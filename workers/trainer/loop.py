@@ -7,9 +7,10 @@ It knows nobody: what it measures goes to `report`, whether to go on it asks `sh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -18,10 +19,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from workers.trainer.data import Batch, Part, size
+from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.feed import Feed
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import Model
 from workers.trainer.objective import Criterion
+from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged
 
 ShouldStop = Callable[[], str | None]  # None, or why: "cancel", "timeout" or "give_back"
@@ -57,31 +60,47 @@ class Steps:
     scheduler: LRScheduler | None
     train_metrics: Metrics
     eval_metrics: Metrics
+    precision: Precision
+    early_stopping: EarlyStopping
     batch_size: int
     epochs: int
     scheduler_interval: str = "epoch"  # or "iteration"
     max_grad_norm: float | None = None
+    accumulate: int = 1  # batches whose gradients make one iteration
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """The last one may have fewer batches than the others."""
+        return -(-self.feed.batches // self.accumulate)
 
     @property
     def iterations(self) -> int:
-        """Of the whole run."""
-        return self.epochs * self.feed.batches
+        """Of the whole run, unless it stops early."""
+        return self.epochs * self.iterations_per_epoch
+
+    def groups(self, done: int) -> Iterator[Iterator[Batch]]:
+        """The epoch under way, from its iteration `done` + 1 on: the batches of each iteration."""
+        batches = self.feed.epoch(done * self.accumulate)
+        for _ in range(done, self.iterations_per_epoch):
+            yield islice(batches, self.accumulate)
+        next(batches, None)  # the feed learns that its epoch is over
 
 
 @dataclass
 class Position:
-    """How far a run has come. `batches` counts the iterations of an epoch that has not ended."""
+    """How far a run has come."""
 
     epochs: int = 0
-    batches: int = 0
+    within: int = 0  # iterations of an epoch that has not ended
     iteration: int = 0
     best: float = math.inf  # lowest val/loss so far, or mean train/loss of an epoch where there is no validation part
+    stopped: str | None = None  # why it stopped early
     finished: bool = False
 
     @property
     def epoch(self) -> int:
         """The epoch that the last iteration belongs to, counted from 1."""
-        return self.epochs + (self.batches > 0)
+        return self.epochs + (self.within > 0)
 
 
 def train(
@@ -93,14 +112,14 @@ def train(
     keep_best: Callable[[], None],
 ) -> None:
     """Trains from `position` to the end. Raises Stopped and Diverged, and whatever torch raises."""
-    while position.epochs < steps.epochs:
-        for batch in steps.feed.epoch(position.batches):
-            iterate(steps, position, report, batch)
-            if position.batches < steps.feed.batches:
+    while position.epochs < steps.epochs and position.stopped is None:
+        for batches in steps.groups(position.within):
+            iterate(steps, position, report, batches)
+            if position.within < steps.iterations_per_epoch:
                 rest()
                 _stop_if(should_stop())
         end_epoch(steps, position, report, should_stop, keep_best)
-        if position.epochs < steps.epochs:
+        if position.epochs < steps.epochs and position.stopped is None:
             rest()
             _stop_if(should_stop())
     if not position.finished:
@@ -109,63 +128,81 @@ def train(
         rest()
 
 
-def iterate(steps: Steps, position: Position, report: Report, batch: Batch) -> None:
-    """One iteration: one update of the parameters on one batch (rule 6)."""
+def iterate(steps: Steps, position: Position, report: Report, batches: Iterator[Batch]) -> None:
+    """One iteration: one update of the parameters on one batch, or on the gradients of several (rule 6)."""
     number = position.iteration + 1
-    position.iteration, position.batches = number, position.batches + 1
-    report.progressed(position.epoch, number, size(batch))
-    outputs = steps.model(batch)
-    loss = steps.loss(outputs, batch)
-    report.add("train/loss", number, loss)
-    steps.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    position.iteration, position.within = number, position.within + 1
+    losses: list[Tensor] = []
+    for batch in batches:
+        report.progressed(position.epoch, number, size(batch))
+        with steps.precision.autocast():
+            outputs = steps.model(batch)
+            loss = steps.loss(outputs, batch)
+        if not losses:
+            steps.optimizer.zero_grad()
+        losses.append(loss.detach())
+        steps.precision.backward(loss if steps.accumulate == 1 else loss / steps.accumulate)
+        steps.train_metrics.update(outputs, batch)
+    report.add("train/loss", number, mean(losses))
     if steps.max_grad_norm is not None:
+        steps.precision.unscale(steps.optimizer)
         report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.model.module.parameters(), steps.max_grad_norm))
     report.add("lr", number, float(steps.optimizer.param_groups[0]["lr"]))
-    steps.optimizer.step()
+    steps.precision.step(steps.optimizer)
     if steps.scheduler is not None and steps.scheduler_interval == "iteration":
-        _advance(steps.scheduler, loss)
-    steps.train_metrics.update(outputs, batch)
+        _advance(steps.scheduler, losses[-1])
+
+
+def mean(losses: Sequence[Tensor]) -> Tensor:
+    """The only loss as it is; of several the float64 mean, summed in order, on their device."""
+    if len(losses) == 1:
+        return losses[0]
+    total = losses[0].double()
+    for loss in losses[1:]:
+        total = total + loss.double()
+    return total / len(losses)
 
 
 def end_epoch(steps: Steps, position: Position, report: Report, should_stop: ShouldStop, keep_best: Callable[[], None]) -> None:
-    """The epoch's metrics, validation, scheduler and best weights, in this order."""
-    score = report.epoch_mean()
-    _report_metrics(steps.train_metrics, "train", position.iteration, report)
-    if len(steps.val):
-        score = evaluate(steps, steps.val, "val", position.iteration, report, should_stop)
+    """The epoch's metrics, validation, scheduler, best weights and early stopping, in this order."""
+    measured = {"train/loss": report.epoch_mean()}
+    measured |= _report_metrics(steps.train_metrics, "train", position.iteration, report)
+    measured |= evaluate(steps, steps.val, "val", position.iteration, report, should_stop)
+    score = measured.get("val/loss", measured["train/loss"])
     if steps.scheduler is not None and steps.scheduler_interval == "epoch":
         _advance(steps.scheduler, score)
     if score < position.best:
         position.best = score
         keep_best()
     report.new_epoch()
-    position.epochs, position.batches = position.epochs + 1, 0
+    position.epochs, position.within = position.epochs + 1, 0
+    position.stopped = steps.early_stopping.observe(measured)
 
 
-def evaluate(steps: Steps, part: Part, name: str, iteration: int, report: Report, should_stop: ShouldStop) -> float:
-    """`<name>/loss` and `<name>/<metric>` of a part, batches in order (rule 7); its loss. Nothing for a part without rows.
+def evaluate(steps: Steps, part: Part, name: str, iteration: int, report: Report, should_stop: ShouldStop) -> dict[str, float]:
+    """`<name>/loss` and `<name>/<metric>` of a part, batches in order (rule 7). Nothing for a part without rows.
 
     Raises Diverged when the loss is not finite, and Stopped for any reason but "give_back": a validation is not left halfway.
     """
     if not len(part):
-        return math.nan
+        return {}
     total = 0.0
     with _inference(steps.model.module):
         for start in range(0, len(part), steps.batch_size):
             batch = part.slice(start, start + steps.batch_size)
             why = should_stop()
             _stop_if(None if why == "give_back" else why)
-            outputs = steps.model(batch)
-            value = float(steps.loss(outputs, batch))
+            with steps.precision.autocast():
+                outputs = steps.model(batch)
+                value = float(steps.loss(outputs, batch))
             total += value if steps.loss.reduction == "sum" else value * size(batch)
             steps.eval_metrics.update(outputs, batch)
         loss = total / len(part)
         report.add(f"{name}/loss", iteration, loss)
-        _report_metrics(steps.eval_metrics, name, iteration, report)
+        metrics = _report_metrics(steps.eval_metrics, name, iteration, report)
     if not math.isfinite(loss):
         raise Diverged(f"{name}/loss became {loss} after iteration {iteration}")
-    return loss
+    return {f"{name}/loss": loss, **metrics}
 
 
 @contextmanager
@@ -180,10 +217,12 @@ def _inference(model: nn.Module) -> Iterator[None]:
         model.train()
 
 
-def _report_metrics(metrics: Metrics, part: str, iteration: int, report: Report) -> None:
-    for name, value in metrics.compute().items():
-        report.add(f"{part}/{name}", iteration, value)
+def _report_metrics(metrics: Metrics, part: str, iteration: int, report: Report) -> dict[str, float]:
+    values = {f"{part}/{name}": value for name, value in metrics.compute().items()}
+    for name, value in values.items():
+        report.add(name, iteration, value)
     metrics.reset()
+    return values
 
 
 def _advance(scheduler: LRScheduler, score: Any) -> None:

@@ -32,7 +32,7 @@ class Metrics:
     def update(self, outputs: Batch, batch: Batch) -> None:
         """One batch: the model's outputs as they are, the targets as the loss takes them."""
         for component, metric in self._metrics.values():
-            metric.update(*seen_by(component, self._loss, outputs[OUTPUT].detach(), batch[TARGET]))
+            metric.update(*seen_by(component, self._loss, outputs[OUTPUT].detach().float(), batch[TARGET]))
 
     def compute(self) -> dict[str, float]:
         """The metrics over everything since the last reset."""

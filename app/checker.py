@@ -34,11 +34,15 @@ class CheckerUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What building the spec revealed: problems, or the spec read back from the live objects and the parameter counts."""
+    """What building the spec revealed: problems, or the spec read back from the live objects and the parameter counts.
+
+    `preflight` holds layers and memory where they were asked for.
+    """
 
     problems: list[dict[str, str]]
     effective_spec: dict[str, Any]
     parameters: dict[str, int]
+    preflight: dict[str, Any]
 
 
 def scrubbed_environment() -> dict[str, str]:
@@ -119,7 +123,7 @@ class Checker:
                 self._lock.release()
         return child.torch if child is not None and child.alive else None
 
-    def ask(self, spec: Mapping[str, Any], dataset: str) -> Answer:
+    def ask(self, spec: Mapping[str, Any], dataset: str, *, preflight: bool = False) -> Answer:
         """What building `spec` on the data in the folder `dataset` reveals. Raises CheckerUnavailable.
 
         Waits at most ANSWER_SECONDS, the wait for other questions and for a cold child included.
@@ -128,7 +132,7 @@ class Checker:
         if not self._lock.acquire(timeout=self._seconds):
             raise CheckerUnavailable("the checker is busy with other specs")
         try:
-            return self._ask({"spec": spec, "dataset": dataset}, deadline)
+            return self._ask({"spec": spec, "dataset": dataset, "preflight": preflight}, deadline)
         finally:
             self._lock.release()
 
@@ -143,7 +147,8 @@ class Checker:
             log.warning("the checker %s and is replaced", "hung" if isinstance(error, Empty) else "died")
             self._replace()
             raise CheckerUnavailable("the checker gave no answer and is being restarted") from error
-        return Answer(message.get("problems") or [], message.get("effective_spec") or {}, message.get("parameters") or {})
+        found = {name: message.get(name) or {} for name in ("effective_spec", "parameters", "preflight")}
+        return Answer(message.get("problems") or [], **found)
 
     def _wait_until_warm(self, child: _Child, deadline: float) -> None:
         while child.torch is None:

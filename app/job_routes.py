@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.body import read_json
-from app.checker import CheckerUnavailable
+from app.checker import Answer, CheckerUnavailable
 from app.job_json import entity_tag, job_body, timestamp
 from app.lists import After, Limit, Order, envelope
 from app.log_tail import tail
@@ -34,13 +34,24 @@ WAIT_MEANING = "`wait=N`: answer once the job has ended (with If-None-Match: has
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
-@router.post("/v1/jobs", status_code=201, summary="Create and queue a job")
-def create_job(parts: Parts, body: Annotated[Any, Depends(read_json)]) -> JSONResponse:
+@router.post(
+    "/v1/jobs",
+    status_code=201,
+    summary="Create and queue a job",
+    responses={200: {"description": "With validate_only: what the spec would build; nothing was queued"}},
+)
+def create_job(
+    parts: Parts,
+    body: Annotated[Any, Depends(read_json)],
+    validate_only: Annotated[bool, Query(description="Build and describe it, and queue nothing.")] = False,
+) -> JSONResponse:
     """Checks the spec by building it, and queues the job. Nothing is queued unchecked."""
     spec = parse(body)
     canonical = spec.canonical()
     folder, files = _dataset(parts, spec)
-    answer = _checked(parts, canonical, folder)
+    answer = _checked(parts, canonical, folder, preflight=validate_only)
+    if validate_only:
+        return JSONResponse(_preflight_body(canonical, answer))
     job = parts.store.create_job(
         spec=canonical,
         name=spec.name,
@@ -69,9 +80,19 @@ def _dataset(parts: Service, spec: JobSpec) -> tuple[str, list[str]]:
     return str(parts.folder.prepared(file.sha256)), [file.id]
 
 
-def _checked(parts: Service, canonical: str, folder: str) -> Any:
+def _preflight_body(canonical: str, answer: Answer) -> dict[str, Any]:
+    return {
+        "object": "preflight",
+        "parameters": answer.parameters,
+        **answer.preflight,
+        "spec": json.loads(canonical),
+        "effective_spec": answer.effective_spec,
+    }
+
+
+def _checked(parts: Service, canonical: str, folder: str, *, preflight: bool) -> Answer:
     try:
-        answer = parts.checker.ask(json.loads(canonical), folder)
+        answer = parts.checker.ask(json.loads(canonical), folder, preflight=preflight)
     except CheckerUnavailable as reason:
         raise unavailable("checker-unavailable", f"{reason}; nothing was queued") from reason
     if answer.problems:

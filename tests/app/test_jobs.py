@@ -171,3 +171,22 @@ def test_workers_are_listed(client: httpx.Client, store: Store) -> None:
     [found] = [w for w in client.get("/v1/workers").json()["data"] if w["id"] == "worker-y"]
     assert (found["alive"], found["free_slots"], found["slots"]) == (True, 2, 2)
     store.worker_stopped("worker-y")
+
+
+def test_a_preflight_describes_and_queues_nothing(client: httpx.Client) -> None:
+    before = client.get("/v1/jobs", params={"limit": 1}).json()
+    answer = client.post("/v1/jobs", params={"validate_only": "true"}, json=good_spec())
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["object"], body["parameters"]["total"]) == ("preflight", 30 * 8 + 8 + 8 + 1)
+    assert [(row["type"], row["output_shape"]) for row in body["layers"]] == [
+        ("Linear", [8]),
+        ("ReLU", [8]),
+        ("Linear", [1]),
+        ("Sigmoid", [1]),
+    ]
+    assert body["memory"]["optimizer_state"] >= 2 * body["memory"]["parameters"]
+    assert body["effective_spec"]["optimizer"]["lr"] == {"value": 0.0001, "source": "given"}
+    assert body["spec"]["model"] == good_spec()["model"]
+    assert client.post("/v1/jobs", params={"validate_only": "true"}, json={}).status_code == 422
+    assert client.get("/v1/jobs", params={"limit": 1}).json() == before

@@ -1,7 +1,8 @@
 """The warm checker: builds a spec without memory and tells what is wrong. `python -m workers.trainer.check`.
 
-One JSON line in, one out. In: {"id", "spec": long form, "dataset": folder}. Out: {"id", "problems": [{pointer, code, detail}],
-"effective_spec", "parameters": {"total", "trainable"}}. The first line out, once warm, is {"ready": true, "torch": version}.
+One JSON line in, one out. In: {"id", "spec": long form, "dataset": folder, "preflight": bool}. Out: {"id", "problems":
+[{pointer, code, detail}], "effective_spec", "parameters": {"total", "trainable"}, "preflight": {"layers", "memory"} if
+asked for}. The first line out, once warm, is {"ready": true, "torch": version}.
 Layers are built on the meta device, and only loss and metrics see numbers, two rows of them: no question can take much memory
 or time. A question never ends the process; what is not a problem of the spec comes back as {"id", "error"}.
 """
@@ -26,6 +27,7 @@ from workers.trainer import metrics, objective, optimizers
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
 from workers.trainer.model import BuildProblem, CompletedLayer, batch_rows, complete, construct
+from workers.trainer.preflight import preflight
 
 WARM_UP = DataDescription(
     rows=8,
@@ -44,8 +46,8 @@ WARM_UP_SPEC = {
 }
 
 
-def answer(spec: JobSpec, description: DataDescription) -> dict[str, Any]:
-    """Problems, effective spec and parameters of a spec over data so described."""
+def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> dict[str, Any]:
+    """Problems, effective spec and parameters of a spec over data so described, and its preflight if `more` is asked."""
     target = description.targets[objective.TARGET]
     problems = objective.check_target(spec, target)
     try:
@@ -69,6 +71,7 @@ def answer(spec: JobSpec, description: DataDescription) -> dict[str, Any]:
         "problems": [],
         "effective_spec": effective_spec(spec, layers, loss.module, optimizer, scheduler),
         "parameters": {"total": total, "trainable": trainable},
+        "preflight": preflight(spec, description, layers) if more else None,
     }
 
 
@@ -94,7 +97,7 @@ def respond(question: dict[str, Any]) -> dict[str, Any]:
     """The answer to one question; never raises."""
     try:
         spec = parse(question["spec"])
-        return answer(spec, describe(spec, Path(question["dataset"])))
+        return answer(spec, describe(spec, Path(question["dataset"])), question.get("preflight") is True)
     except (InvalidSpec, InvalidData) as error:
         return {"problems": _plain(error.problems)}
     except Exception as error:

@@ -1,0 +1,103 @@
+"""What a job would build and how much memory it would take, told before anything is queued.
+
+The model runs one training batch forward on the meta device, where nothing is computed; what autograd would keep for backward
+is counted tensor by tensor. The optimizer takes one step on stand-ins of at most 2 elements a dimension, whose state shows how
+its own grows. All of it is an estimate: the process itself, torch's workspaces and the loss's own work come on top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jobs.spec import JobSpec
+from workers.trainer.data import DataDescription, Field
+from workers.trainer.model import CompletedLayer, Model, batch_rows, build
+from workers.trainer.optimizers import build_optimizer
+
+BYTES = 4  # of a float32
+
+Shape = tuple[int, ...]
+
+
+def preflight(spec: JobSpec, description: DataDescription, layers: Sequence[CompletedLayer]) -> dict[str, Any]:
+    """The layer table, and the memory in bytes, as API.md's preflight gives them."""
+    with torch.device("meta"):
+        model = build(layers)
+    parameters = list(model.module.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad) * BYTES
+    memory = {
+        "parameters": sum(t.numel() * t.element_size() for t in model.module.state_dict().values()),
+        "gradients": trainable,
+        "optimizer_state": optimizer_state_bytes(spec, parameters),
+        "activations": activation_bytes(model, description, batch_rows(spec, description)),
+        "data": description.rows * sum(field_bytes(f) for f in (*description.inputs.values(), *description.targets.values())),
+    }
+    return {"layers": layer_table(layers), "memory": {**memory, "total": sum(memory.values())}}
+
+
+def layer_table(layers: Sequence[CompletedLayer]) -> list[dict[str, Any]]:
+    """One row a layer; `output_shape` leaves the batch dimension out."""
+    return [
+        {"name": str(index), "type": layer.type, "output_shape": list(layer.output_shape), "parameters": layer.parameters}
+        for index, layer in enumerate(layers)
+    ]
+
+
+def field_bytes(field: Field) -> int:
+    """Of one row; a class label is an int64."""
+    return math.prod(field.shape) * BYTES if field.shape else 8
+
+
+def activation_bytes(model: Model, description: DataDescription, rows: int) -> int:
+    """What forward keeps for backward with a batch of `rows`: every storage once, parameters and the batch left out."""
+    batch = {name: torch.empty((rows, *field.shape), device="meta") for name, field in description.inputs.items()}
+    outside = {_storage(t) for t in (*model.module.parameters(), *model.module.buffers(), *batch.values())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in outside:
+            kept[_storage(tensor)] = tensor  # held, so that its storage's address is not given out again
+        return tensor
+
+    model.module.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def optimizer_state_bytes(spec: JobSpec, parameters: Sequence[nn.Parameter]) -> int:
+    """Of the optimizer's state after its first steps."""
+    if spec.optimizer.type == "LBFGS":
+        history = int(spec.optimizer.arguments().get("history_size", 100))
+        return (2 * history + 3) * sum(p.numel() for p in parameters) * BYTES
+    small = [nn.Parameter(torch.zeros([min(size, 2) for size in p.shape])) for p in parameters]
+    optimizer = build_optimizer(spec, small)
+    for parameter in small:
+        parameter.grad = torch.zeros_like(parameter)
+    with contextlib.suppress(RuntimeError):  # SparseAdam wants sparse gradients, which only training makes
+        optimizer.step()
+    return sum(_grown(optimizer, mini, full) for mini, full in zip(small, parameters, strict=True))
+
+
+def _grown(optimizer: Optimizer, small: nn.Parameter, full: nn.Parameter) -> int:
+    """Bytes of the state of `full`, after the state that the stand-in has: a dimension kept in it grows as the parameter's."""
+    tensors = [value for value in optimizer.state[small].values() if isinstance(value, Tensor)]
+    return sum(
+        math.prod(
+            full.shape[axis] if state.dim() == full.dim() and size == small.shape[axis] else size
+            for axis, size in enumerate(state.shape)
+        )
+        * state.element_size()
+        for state in tensors
+    )

@@ -12,7 +12,8 @@ ENV PYTHONUNBUFFERED=1 \
     POSTGRAD_DATA_DIR=/data
 
 RUN python -m venv /opt/venv \
-    && useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin postgrad \
+    && groupadd --system --gid 10001 postgrad \
+    && useradd --system --uid 10001 --gid postgrad --home-dir /nonexistent --shell /usr/sbin/nologin postgrad \
     && install -d -o postgrad -g postgrad -m 0750 /data
 
 WORKDIR /srv/postgrad

@@ -19,7 +19,7 @@ from app.log_tail import tail
 from app.problems import error, invalid_spec, not_found, unavailable
 from app.state import Parts, Service
 from jobs.errors import UnsafeName
-from jobs.spec import BuiltinDataset, JobSpec, parse, threads_for
+from jobs.spec import BuiltinDataset, JobSpec, SpecProblem, parse, posted, threads_for
 from jobs.states import ended
 from jobs.store import Event, Job, UnknownFile
 
@@ -49,7 +49,7 @@ def create_job(
     spec = parse(body)
     canonical = spec.canonical()
     folder, files = _dataset(parts, spec)
-    answer = _checked(parts, canonical, folder, preflight=validate_only)
+    answer = _checked(parts, canonical, folder, body, preflight=validate_only)
     if validate_only:
         return JSONResponse(_preflight_body(canonical, answer))
     job = parts.store.create_job(
@@ -90,13 +90,15 @@ def _preflight_body(canonical: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _checked(parts: Service, canonical: str, folder: str, *, preflight: bool) -> Answer:
+def _checked(parts: Service, canonical: str, folder: str, body: object, *, preflight: bool) -> Answer:
+    """What the checker found, its problems pointing into `body`, where a short form may stand. Raises Problem."""
     try:
         answer = parts.checker.ask(json.loads(canonical), folder, preflight=preflight)
     except CheckerUnavailable as reason:
         raise unavailable("checker-unavailable", f"{reason}; nothing was queued") from reason
     if answer.problems:
-        raise invalid_spec([error(p["pointer"], p["code"], p["detail"]) for p in answer.problems])
+        found = [posted(SpecProblem(**problem), body) for problem in answer.problems]
+        raise invalid_spec([error(p.pointer, p.code, p.detail) for p in found])
     return answer
 
 

@@ -48,8 +48,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("postgrad"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        docs_url=None,  # our own: FastAPI's page loads its script from another host
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         dependencies=[Depends(refuse_unknown_parameters)],
     )
     app.state.settings = chosen

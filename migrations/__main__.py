@@ -12,8 +12,7 @@ __all__ = ["current", "head", "main", "upgrade"]
 def main() -> None:
     """Raises DatabaseUnfit when the database cannot be opened."""
     engine = open_engine(Settings())
-    before = current(engine)
-    upgrade(engine)
+    before = upgrade(engine)
     print(f"schema is at {head()}" if before == head() else f"schema went from {before or 'nothing'} to {head()}")
 
 

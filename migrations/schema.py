@@ -31,10 +31,15 @@ def current(engine: sa.Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Migrates in one transaction, which holds the lock: whoever comes second waits, and finds nothing left to do."""
+def upgrade(engine: sa.Engine, revision: str = "head") -> str | None:
+    """Migrates in one transaction, which holds the lock: whoever comes second waits, and finds nothing left to do.
+
+    The revision that was there before.
+    """
     with _locked(engine) as connection:
+        before = MigrationContext.configure(connection).get_current_revision()
         command.upgrade(_config(connection), revision)
+        return before
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:

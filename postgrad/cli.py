@@ -19,6 +19,7 @@ from postgrad.client import Client, ServerError
 OUTCOMES = {"succeeded": 0, "failed": 1, "cancelled": 3}
 BAD_INPUT = 2
 CURVE_HEIGHT = 16
+WIDE = 200
 
 app = typer.Typer(
     help="Train PyTorch models over HTTP: POST a spec, watch the gradient descend.",
@@ -150,7 +151,8 @@ def list_jobs(
     """List jobs, newest first."""
     with talking(url, key) as client:
         query = {"limit": limit} | ({"status": status} if status else {})
-        console.print(render.jobs_table(client.get("/v1/jobs", **query)["data"]))
+        wide = console if console.is_terminal else Console(width=WIDE)  # a pipe has no width: nothing is cut off there
+        wide.print(render.jobs_table(client.get("/v1/jobs", **query)["data"]))
 
 
 @app.command()
@@ -186,8 +188,11 @@ def curve(
         print("series,step,value")
     for series in drawn:
         _draw(series, csv)
+    missing = [n for n in name or [] if n not in {s["name"] for s in drawn}]
+    if missing and found:
+        raise _bad(f"there is no series {', '.join(missing)}; there are {', '.join(s['name'] for s in found)}")
     if not drawn:
-        print("there is no point yet", file=sys.stderr)
+        raise _bad("there is no point yet")
 
 
 def _draw(series: dict[str, Any], csv: bool) -> None:
@@ -219,7 +224,7 @@ def pull(
             client.download(f"/v1/jobs/{job_id}/artifacts/{artifact['name']}", target)
             print(target)
     if not artifacts:
-        print("there is no artifact yet", file=sys.stderr)
+        raise _bad("there is no artifact yet")
 
 
 @app.command()
@@ -250,6 +255,6 @@ def catalog(
         found = entries[0]
     elif section is not None:
         for entry in found["data"]:
-            print(entry["name"])
+            print(entry["name"] + (f"  (cannot be used: {entry['refused']})" if entry.get("refused") else ""))
         return
     print(json.dumps(found, indent=2, ensure_ascii=False))

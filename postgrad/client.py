@@ -108,7 +108,8 @@ def refused(answer: httpx.Response) -> ServerError:
     try:
         problem = answer.json()
         lines = [problem.get("detail") or problem["title"]]
-        lines += [f"  {e.get('pointer') or '(body)'}: {e['detail']}" for e in problem.get("errors", [])]
+        places = [(e.get("pointer") or e.get("parameter"), e["detail"]) for e in problem.get("errors", [])]
+        lines += [f"  {place}: {detail}" if place else f"  {detail}" for place, detail in places if place or detail != lines[0]]
     except (ValueError, KeyError, AttributeError):
         lines = [f"the server answered {answer.status_code} {answer.reason_phrase}"]
     return ServerError("\n".join(lines), answer.status_code)

@@ -8,17 +8,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 Body = dict[str, Any]
+ID_WIDTH = len("job_") + 26  # an id that is cut off is of no use
 # Two dots wide, four high in one character (Unicode's braille patterns): bit of each dot by column and row.
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 def jobs_table(jobs: Iterable[Body]) -> Table:
     """One line a job. Names are the users' own: shown as text, never as markup."""
-    table = Table("id", "name", "status", "epoch", "train/loss", "created", box=None)
+    table = Table(Column("id", no_wrap=True, min_width=ID_WIDTH), "name", "status", "epoch", "train/loss", "created", box=None)
     for job in jobs:
         progress = job["progress"]
         loss = job["summary"].get("train/loss", {}).get("last", {}).get("value", "")
@@ -28,7 +29,7 @@ def jobs_table(jobs: Iterable[Body]) -> Table:
             job["status"],
             f"{progress['epoch']}/{progress['epochs']}",
             number(loss),
-            job["created_at"],
+            job["created_at"][:16].replace("T", " "),
         )
         table.add_row(*(Text(str(cell)) for cell in cells))
     return table

@@ -7,7 +7,7 @@ import hashlib
 import httpx
 import pytest
 
-from tests.app.conftest import Server
+from tests.app.conftest import Server, good_spec
 
 TABLE = b"height,colour,target\n1.5,red,0\n2.5,blue,1\n3.5,red,0\n"
 
@@ -86,3 +86,11 @@ def test_what_is_no_upload_is_refused(client: httpx.Client, content_type: str, b
 
 def test_an_unknown_file_is_404(client: httpx.Client) -> None:
     assert client.get("/v1/files/file_nothing").status_code == 404
+
+
+def test_a_target_given_as_one_word_is_pointed_to_as_it_stands(client: httpx.Client) -> None:
+    file_id = post(client, b"a,b\n1,x\n2,y\n3,x\n").json()["id"]
+    spec = good_spec() | {"dataset": {"type": "file", "id": file_id, "target": "cost"}}
+    answer = client.post("/v1/jobs", json=spec)
+    assert answer.status_code == 422
+    assert "/dataset/target" in [e["pointer"] for e in answer.json()["errors"]]

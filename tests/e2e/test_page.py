@@ -59,3 +59,8 @@ def test_cancel_from_the_page(service: Service, page: Page) -> None:
     page.goto(f"{service.url}/#{job_id}")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
+
+
+def test_the_api_documents_itself_without_another_host(service: Service, page: Page) -> None:
+    page.goto(f"{service.url}/docs")
+    expect(page.locator(".opblock-summary-path", has_text="/v1/jobs").first).to_be_visible(timeout=30_000)

@@ -89,3 +89,8 @@ def test_builtin_sets_have_the_documented_shapes() -> None:
         "diabetes": (442, (10,), "regression"),
         "digits": (1797, (1, 8, 8), "multiclass"),
     }
+
+
+def test_another_user_may_read_what_was_prepared(tmp_path: Path) -> None:
+    ingest.write(tmp_path / "iris", *ingest.builtins()["iris"])
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "iris").iterdir()} == {0o644}

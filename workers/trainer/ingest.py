@@ -22,6 +22,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 FORMAT = 1
+READABLE = 0o644
 MAX_COLUMNS = 4096
 MAX_CATEGORIES = 1000
 PREVIEW_ROWS = 5
@@ -49,6 +50,7 @@ def write(folder: Path, schema: dict[str, Any], arrays: Arrays) -> None:
 
 
 def _publish(temporary: Path, final: Path) -> None:
+    temporary.chmod(READABLE)  # safetensors writes for its own user only; the one who trains may be another
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(final)

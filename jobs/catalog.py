@@ -89,13 +89,14 @@ class Argument:
 
 @dataclass(frozen=True)
 class Entry:
-    """One torch class. `refused` is the sentence why a spec may not use it yet."""
+    """One torch class. `refused` is the sentence why a spec may not use it; `forward` names what a loss's forward takes."""
 
     section: str
     name: str
     summary: str
     arguments: Mapping[str, Argument]
     refused: str | None = None
+    forward: tuple[str, ...] = ()
 
     def usable(self) -> dict[str, Argument]:
         """The arguments that a spec may give."""
@@ -139,7 +140,7 @@ def catalog() -> Catalog:
 
 def _entry(section: str, name: str, row: dict[str, Any]) -> Entry:
     arguments = {argument["name"]: _argument(argument) for argument in row["arguments"]}
-    return Entry(section, name, row["summary"], arguments, row.get("refused"))
+    return Entry(section, name, row["summary"], arguments, row.get("refused"), tuple(row.get("forward", ())))
 
 
 def _argument(row: dict[str, Any]) -> Argument:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
 
 from jobs.catalog import catalog
 
@@ -39,8 +39,18 @@ class Component(BaseModel):
         return {"anyOf": [{"type": "string", "enum": short}, *long]}
 
 
+Named = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Inputs = Annotated[dict[Named, Named], Field(max_length=8)]
+
+
 class LossComponent(Component):
+    """`inputs` says which output of the model or field of the data feeds which argument of the loss's forward.
+
+    Left out, the model's outputs feed the predictions in order, the data's targets the rest in order.
+    """
+
     section = "losses"
+    inputs: Inputs | None = None
 
 
 class OptimizerComponent(Component):
@@ -59,10 +69,15 @@ class SchedulerComponent(Component):
 
 
 class MetricComponent(Component):
-    """`name` is the series' name, the class name where it is left out."""
+    """`name` is the series' name, the class name where it is left out.
+
+    `inputs` says what it sees: {"preds": an output of the model, "target": a field of the data}; left out, what the loss
+    compares.
+    """
 
     section = "metrics"
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    inputs: Inputs | None = None
 
     @property
     def series(self) -> str:

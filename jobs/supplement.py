@@ -21,11 +21,12 @@ REFUSED_ARGUMENTS = {
     "scale_fn": "it is a Python function, which a spec cannot carry",
     "keep_sequence_dim": "it gives several numbers; a series holds one",
     "t_test": "it gives several numbers; a series holds one",
-    "num_labels": "several labels a row are not supported yet",
     "process_group": "the service decides on devices",
     "_weight": "weights are drawn from the seed",
     "_freeze": "weights are drawn from the seed",
     "_random_samples": "random numbers are drawn from the seed",
+    "distance_function": "it is a Python function, which a spec cannot carry; TripletMarginLoss has the p-norm",
+    "options": "it only chunks the same computation",
 }
 
 # Positional arguments that the service itself supplies.
@@ -36,17 +37,33 @@ SIGNATURES = {"RNN": "RNNBase", "LSTM": "RNNBase", "GRU": "RNNBase"}
 
 # Sizes that follow from the data or from the layer before (and for metrics from the task).
 INFERRED = frozenset(
-    {"in_features", "in_channels", "num_features", "normalized_shape", "num_channels", "num_classes", "num_outputs"}
+    {
+        "in_features",
+        "in_channels",
+        "num_features",
+        "normalized_shape",
+        "num_channels",
+        "num_classes",
+        "num_outputs",
+        "num_labels",
+        "n_classes",
+    }
 )
 
 # Optional in torchmetrics, but its default gives one number a class where a series holds one number.
-REQUIRED = frozenset({"MulticlassEER.average", "MulticlassLogAUC.average"})
+REQUIRED = frozenset({"MulticlassEER.average", "MulticlassLogAUC.average", "MultilabelLogAUC.average"})
 
 # Forms of arguments whose annotation in torch is missing or too loose.
 FORMS: dict[str, tuple[str, ...]] = {
     "MultiStepLR.milestones": ("integers",),
     "normalized_shape": ("integer", "integers"),
     "unflattened_size": ("integers",),
+    "LinearCrossEntropyLoss.out_features": ("integers",),
+    # "balanced" is counted from the training part.
+    **dict.fromkeys(
+        ("CrossEntropyLoss.weight", "NLLLoss.weight", "MultiMarginLoss.weight", "LinearCrossEntropyLoss.weight", "pos_weight"),
+        ("null", "string", "tensor"),
+    ),
     "LPPool1d.kernel_size": ("integer",),
     "average": ("string",),
     # One parameter group: its value, not a list of one.
@@ -63,13 +80,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "approximate": ("none", "tanh"),
     "padding": ("same", "valid"),
     "nonlinearity": ("tanh", "relu"),
+    "weight": ("balanced",),
+    "pos_weight": ("balanced",),
     # A series holds one number a step, so what gives one per class, row or output is left out.
     "multidim_average": ("global",),
     "average": ("micro", "macro", "weighted"),
     "MulticlassAUROC.average": ("macro", "weighted"),
     "MulticlassAveragePrecision.average": ("macro", "weighted"),
     "MulticlassEER.average": ("micro", "macro"),
-    "MulticlassLogAUC.average": ("macro",),
+    **dict.fromkeys(("MulticlassLogAUC.average", "MultilabelLogAUC.average"), ("macro",)),
     "ExplainedVariance.multioutput": ("uniform_average", "variance_weighted"),
     "R2Score.multioutput": ("uniform_average", "variance_weighted"),
 }
@@ -92,7 +111,7 @@ BOUNDS: dict[str, Bounds] = {
         (
             "in_features", "out_features", "in_channels", "out_channels", "num_features", "num_channels", "num_groups",
             "num_parameters", "normalized_shape", "hidden_size", "groups", "size", "num_classes", "num_outputs",
-            "output_size", "upscale_factor", "downscale_factor", "divisor_override",
+            "num_labels", "n_classes", "cutoffs", "output_size", "upscale_factor", "downscale_factor", "divisor_override",
         ),
         _SIZE,
     ),
@@ -128,6 +147,12 @@ BOUNDS: dict[str, Bounds] = {
     "p": _FRACTION,
     "MultiMarginLoss.p": {"minimum": 1, "maximum": 2},
     "label_smoothing": _FRACTION,
+    "TripletMarginLoss.p": {"above": 0, "maximum": 100},
+    "CosineEmbeddingLoss.margin": {"minimum": -1, "maximum": 1},
+    "TripletMarginWithDistanceLoss.margin": _POSITIVE,
+    "TripletMarginLoss.margin": _POSITIVE,
+    "CTCLoss.blank": {"minimum": 0, "maximum": MAX_SIZE},
+    "AdaptiveLogSoftmaxWithLoss.div_value": {"minimum": 1, "maximum": MAX_SIZE},
     "HuberLoss.delta": _POSITIVE,
     "SmoothL1Loss.beta": _NOT_NEGATIVE,
     # metrics
@@ -145,9 +170,6 @@ BOUNDS: dict[str, Bounds] = {
 # Members of a list where torch's annotation is open: for a class named `...2d` two of them, or one number for both.
 PER_DIMENSION = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding", "output_size"})
 
-_PAIR = "it takes two inputs and a target; the loop drives losses with one input and one target for now"
-_MORE = "it takes more than input and target, which the loop does not drive yet"
-_LABELS = "it wants several labels a row, which no data set gives yet"
 _TUPLE = "it returns a tuple or takes several inputs; a Sequential passes one tensor from layer to layer"
 _CONTAINER = "it is a container; list its layers one by one"
 _TOKENS = "it takes whole-number tokens, which no data set gives yet"
@@ -157,15 +179,6 @@ _VALIDATION_DRAWS = "it draws random numbers in validation too, which the promis
 
 REFUSED: dict[str, dict[str, str]] = {
     "losses": {
-        **dict.fromkeys(
-            ("CosineEmbeddingLoss", "MarginRankingLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss"), _PAIR
-        ),
-        "GaussianNLLLoss": _MORE,
-        "CTCLoss": _MORE,
-        **dict.fromkeys(
-            ("AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss"), "it has parameters of its own, which are not driven yet"
-        ),
-        **dict.fromkeys(("MultiLabelMarginLoss", "MultiLabelSoftMarginLoss"), _LABELS),
         "NLLLoss2d": "deprecated in torch; use NLLLoss",
     },
     "optimizers": {
@@ -197,8 +210,8 @@ REFUSED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("FractionalMaxPool2d", "FractionalMaxPool3d"), _VALIDATION_DRAWS),
     },
     "metrics": {
-        **dict.fromkeys(("BinaryFairness", "BinaryGroupStatRates"), "it takes group labels beside outputs and targets"),
-        "ContinuousRankedProbabilityScore": "it wants several predictions a row",
+        **dict.fromkeys(("BinaryFairness", "BinaryGroupStatRates"), "it gives a number for each group; a series holds one"),
+        "MultilabelEER": "it gives a number for each label and no average of them; a series holds one",
     },
 }  # fmt: skip
 
@@ -209,9 +222,8 @@ REFUSED_FAMILIES: dict[str, tuple[tuple[str, str], ...]] = {
     "lr_schedulers": (),
     "layers": ((r"Lazy.+", "sizes that are left out are inferred anyway; name the class without Lazy"),),
     "metrics": (
-        (r"Multilabel.+|.*ExactMatch", _LABELS),
         (
-            r"(Binary|Multiclass)?(StatScores|ConfusionMatrix|ROC|PrecisionRecallCurve|.+AtFixed.+|.+At(Sensitivity|Specificity))",
+            r"(Binary|Multiclass|Multilabel)?(StatScores|ConfusionMatrix|ROC|PrecisionRecallCurve|.+AtFixed.+|.+At(Sensitivity|Specificity))",
             "it gives several numbers; a series holds one",
         ),
     ),

@@ -55,7 +55,7 @@ READ: list[tuple[dict[str, Any], Found]] = [
     ({"/model/layers/1": 7}, {("/model/layers/1", "wrong_type")}),
     ({"/loss": "BCELos"}, {("/loss", "unknown_type")}),
     ({"/loss/reduction": "none"}, {("/loss/reduction", "unknown_choice")}),
-    ({"/loss": "TripletMarginLoss"}, {("/loss", "not_supported")}),
+    ({"/loss": "TripletMarginLoss"}, {("/loss/inputs/positive", "missing"), ("/loss/inputs/negative", "missing")}),
     ({"/optimizer/lr": -1}, {("/optimizer/lr", "out_of_range")}),
     ({"/optimizer/lr": "fast"}, {("/optimizer/lr", "wrong_type")}),
     ({"/optimizer/lr": None}, {("/optimizer/lr", "wrong_type")}),

@@ -15,9 +15,8 @@ import pytest
 
 from jobs.catalog import Entry, catalog
 from jobs.spec import InvalidSpec, parse
-from workers.trainer import check, ingest
+from workers.trainer import check, fit, ingest, metrics
 from workers.trainer.data import DataDescription, Field
-from workers.trainer.objective import SIGN_LOSSES, target_form
 
 COUNTS = {"train": 64, "val": 36, "test": 0}
 
@@ -61,13 +60,6 @@ def usable(section: str) -> list[Entry]:
     return [e for e in catalog().section(section).values() if e.refused is None]
 
 
-@pytest.mark.parametrize("entry", usable("losses"), ids=lambda e: e.name)
-def test_every_loss_has_data_that_fits_it(entry: Entry) -> None:
-    form = target_form(parse(spec(loss=entry.name)).loss)
-    fitting = {"class": MULTI, "binary": BINARY, "float": SIGNS if entry.name in SIGN_LOSSES else NUMBERS}[form]
-    assert ask(spec(3 if form == "class" else 1, entry.name), fitting)["problems"] == []
-
-
 @pytest.mark.parametrize("entry", usable("optimizers"), ids=lambda e: e.name)
 def test_every_optimizer_is_taken(entry: Entry) -> None:
     found = ask(spec(optimizer=entry.name), MULTI)
@@ -101,16 +93,36 @@ METRIC_NEEDS: dict[str, dict[str, Any]] = {
     "MulticlassFBetaScore": {"beta": 0.5},
     "MulticlassEER": {"average": "macro"},
     "MulticlassLogAUC": {"average": "macro"},
+    "MultilabelFBetaScore": {"beta": 0.5},
+    "MultilabelLogAUC": {"average": "macro"},
     "CriticalSuccessIndex": {"threshold": 0.5},
     "MinkowskiDistance": {"p": 2},
 }
+LABELS = data(0, 1, width=3)
+SEQUENCES = DataDescription(100, {"x": Field((4,), 0, 1)}, {"y": Field((3,), 0, 2, 3)}, COUNTS)  # three labels a row
 OF_ROWS = {"CosineSimilarity", "JensenShannonDivergence", "KLDivergence"}  # they compare whole rows of several columns
+
+
+def of_ensemble(metric: dict[str, Any]) -> list[Any]:
+    """A model with two outputs: one number for the loss, five guesses for the metric."""
+    body = parse(spec(1, "MSELoss", metrics=[metric | {"inputs": {"preds": "guesses"}}]))
+    outputs = {"output": (1,), "guesses": (5,)}
+    loss, problems = fit.check_loss(body, NUMBERS, outputs)
+    assert loss is not None, problems
+    return metrics.check(body, NUMBERS, loss, outputs)
 
 
 @pytest.mark.parametrize("entry", usable("metrics"), ids=lambda e: e.name)
 def test_every_metric_has_data_that_fits_it(entry: Entry) -> None:
     metric = {"type": entry.name, **METRIC_NEEDS.get(entry.name, {})}
-    if entry.name.startswith("Binary"):
+    if entry.name == "MulticlassExactMatch":
+        layers = [{"type": "Linear", "out_features": 9}, {"type": "Unflatten", "dim": 1, "unflattened_size": [3, 3]}]
+        found = ask(spec(metrics=[metric], model={"type": "Sequential", "layers": layers}), SEQUENCES)
+    elif entry.name == "ContinuousRankedProbabilityScore":
+        found = {"problems": of_ensemble(metric)}
+    elif entry.name.startswith("Multilabel"):
+        found = ask(spec(3, "BCEWithLogitsLoss", metrics=[metric]), LABELS)
+    elif entry.name.startswith("Binary"):
         found = ask(spec(1, "BCELoss", metrics=[metric]), BINARY)
     elif entry.name.startswith("Multiclass"):
         found = ask(spec(metrics=[metric]), MULTI)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from jobs.catalog import Argument, Entry
+from jobs.components import LossComponent
 from jobs.spec import parse
-from tests.trainer.test_check import BINARY, IMAGES, MULTI, NUMBERS, SIGNS, ask, spec, usable
-from workers.trainer.objective import SIGN_LOSSES, target_form
+from tests.trainer.fitting import fitting
+from tests.trainer.test_check import IMAGES, MULTI, ask, spec, usable
+from workers.trainer import fit
+from workers.trainer.objective import target_form
 
 # Values that no default has; by the argument's name where its own rules want more than a fraction.
 UNUSUAL: dict[str, Any] = {
@@ -26,11 +30,21 @@ UNUSUAL: dict[str, Any] = {
     "beta2_decay": -0.5,
     "alpha": 0.625,
     "d": 2.5,
+    "cutoffs": [1],
+    "div_value": 3.0,
+    "blank": 2,
+    "in_features": 5,
+    "num_classes": 3,
+    "n_classes": 3,
 }
 
 
 def unusual(entry: Entry, argument: Argument) -> Any:
-    if argument.name == "weight" and target_form(parse(spec(loss=entry.name)).loss) == "binary":
+    if entry.section == "losses" and argument.name in fitting(entry.name).arguments:
+        return fitting(entry.name).arguments[argument.name]
+    if entry.name == "TripletMarginLoss" and argument.name == "p":
+        return 3.0
+    if argument.name == "weight" and target_form(LossComponent(type=entry.name)) == "binary":
         return [2.0]
     if "numbers" in argument.forms and argument.name == "eps":
         return [0.03125, 0.0625]
@@ -52,12 +66,26 @@ def leaves(values: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("entry", usable("losses"), ids=lambda e: e.name)
 def test_a_loss_is_read_back(entry: Entry) -> None:
-    form = target_form(parse(spec(loss=entry.name)).loss)
-    fitting = {"class": MULTI, "binary": BINARY, "float": SIGNS if entry.name in SIGN_LOSSES else NUMBERS}[form]
-    values = given(entry)
-    found = ask(spec(3 if form == "class" else 1, {"type": entry.name, **values}), fitting)
-    assert found["problems"] == []
-    assert found["effective_spec"]["loss"] == {"type": {"value": entry.name, "source": "given"}, **leaves(values)}
+    fits, values = fitting(entry.name), given(entry)
+    body = parse(spec(loss={"type": entry.name, **values}))
+    loss, problems = fit.check_loss(body, fits.description, fits.outputs)
+    assert problems == []
+    assert loss is not None
+    live = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in loss.read_back().items()}
+    assert {name: list(v) if isinstance(v, tuple) else v for name, v in live.items()} == values
+    assert all(values[n] != a.default or a.required for n, a in entry.arguments.items() if n in values)
+
+
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss", "LinearCrossEntropyLoss"])
+def test_a_losss_leaves_tell_what_feeds_it_and_what_was_inferred(loss: str) -> None:
+    found = ask(spec(loss={"type": loss, "weight": "balanced", "inputs": {"target": "y"}}), MULTI)["effective_spec"]["loss"]
+    assert found["inputs"] == {
+        "input": {"value": "output", "source": "default"},
+        "target": {"value": "y", "source": "given"},
+    }
+    assert found["weight"] == {"value": "balanced", "source": "given"}  # the trainer's has the numbers
+    if loss == "LinearCrossEntropyLoss":
+        assert found["in_features"] == found["num_classes"] == {"value": 3, "source": "inferred"}
 
 
 @pytest.mark.parametrize("entry", usable("optimizers"), ids=lambda e: e.name)

@@ -22,6 +22,7 @@ SAMPLES: dict[str, Any] = {
     "boolean": True,
 }
 OWN: dict[str, dict[str, Any]] = {
+    "AdaptiveLogSoftmaxWithLoss": {"n_classes": 4, "cutoffs": [1, 2]},
     "MinkowskiDistance": {"p": 2},
     "OneCycleLR": {"total_steps": 10},
     "Upsample": {"scale_factor": 2},

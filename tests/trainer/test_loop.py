@@ -14,14 +14,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.trainer.fitting import criterion_of
 from tests.trainer.supervised import Supervised, job, prepare
+from tests.trainer.test_check import NUMBERS
 from workers.protocol import Message, Points, Started
 from workers.trainer import recorder
 from workers.trainer.data import Batch, Part
 from workers.trainer.feed import Feed
 from workers.trainer.loop import Stopped, evaluate
 from workers.trainer.model import Model
-from workers.trainer.objective import Criterion
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
 
@@ -269,7 +270,7 @@ def test_evaluation_by_hand(reduction: str) -> None:
     """The loss over an odd last batch; and a layer that draws in eval mode too leaves the generator as it was."""
     model = nn.Sequential(nn.FractionalMaxPool2d(2, output_size=1), nn.Dropout(0.5), nn.Flatten())
     x, y = torch.ones(10, 1, 4, 4), torch.arange(10.0)[:, None]
-    criterion = Criterion(nn.MSELoss(reduction=reduction))
+    criterion = criterion_of({"type": "MSELoss", "reduction": reduction}, NUMBERS, {"output": (1,)})
     steps = Mock(model=Model(model, ["x"], ["output"]), loss=criterion, eval_metrics=Quiet(), batch_size=4)
     steps.precision = Precision("32-true", CPU)
     part, bad = Part({"x": x, "y": y}), Part({"x": x * math.nan, "y": y})

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
 
-from tests.trainer.test_check import BINARY, COLUMNS, MULTI, NUMBERS, SIGNS, ask, data, spec
-from workers.trainer.data import DataDescription
+from jobs.spec import InvalidSpec, parse
+from tests.trainer.fitting import NO_TARGET, PAIRS, SEQUENCES
+from tests.trainer.test_check import BINARY, COLUMNS, LABELS, MULTI, NUMBERS, SIGNS, ask, data, spec
+from workers.trainer import fit
+from workers.trainer.data import DataDescription, Part
+from workers.trainer.objective import Shape, build_loss, complete_loss
 
 SOFT = data(0.1, 0.9)
 
@@ -51,6 +58,75 @@ def test_what_does_not_fit_is_told_where_it_stands(
     problems = ask(body, description)["problems"]
     assert [p["pointer"] for p in problems] == [pointer]
     assert words in problems[0]["detail"]
+
+
+ROUTED: list[tuple[Any, DataDescription, dict[str, Shape], list[str], str]] = [
+    ("TripletMarginLoss", MULTI, {"output": (5,)}, ["/loss/inputs/positive", "/loss/inputs/negative"], "leave nothing for"),
+    ("CosineEmbeddingLoss", SIGNS, {"a": (5,), "b": (4,)}, ["/loss"], "as input1 has"),
+    ("CosineEmbeddingLoss", SIGNS, {"a": (5, 2), "b": (5, 2)}, ["/loss"], "a vector for each row"),
+    ("MarginRankingLoss", SIGNS, {"a": (2,), "b": (2,)}, ["/loss"], "the target's shape"),
+    ("GaussianNLLLoss", COLUMNS, {"a": (3,), "b": (2,)}, ["/loss"], "var (b) has shape (n, 2)"),
+    ({"type": "MSELoss", "inputs": {"target": "z"}}, NUMBERS, {"output": (1,)}, ["/loss/inputs/target"], "there are y, x"),
+    ({"type": "MSELoss", "inputs": {"goal": "y"}}, NUMBERS, {"output": (1,)}, ["/loss/inputs/goal"], "input, target"),
+    ({"type": "MSELoss", "inputs": {"input": "x"}}, NUMBERS, {"output": (1,)}, ["/loss/inputs"], "nothing could learn"),
+    ({"type": "MSELoss", "inputs": {"target": "x"}}, NUMBERS, {"output": (1,)}, ["/model/layers/0/out_features"], "(n, 4)"),
+    ("CTCLoss", SEQUENCES, {"output": (5,)}, ["/model/layers/0/out_features"], "(n, T, C)"),
+    ({"type": "CTCLoss", "blank": 9}, SEQUENCES, {"output": (6, 5)}, ["/loss/blank"], "0 to 4"),
+    ("CTCLoss", SEQUENCES, {"output": (6, 4)}, ["/loss"], "allows 3"),
+    ("CTCLoss", SEQUENCES, {"output": (5, 5)}, ["/loss"], "input_lengths (steps) goes up to 6"),
+    ({"type": "LinearCrossEntropyLoss", "num_classes": 4}, MULTI, {"output": (5,)}, ["/loss/num_classes"], "has 3"),
+    ({"type": "AdaptiveLogSoftmaxWithLoss", "cutoffs": [1, 3]}, MULTI, {"output": (5,)}, ["/loss/cutoffs"], "n_classes-1"),
+    ("AdaptiveLogSoftmaxWithLoss", MULTI, {"output": (5,)}, ["/loss/cutoffs"], "needs cutoffs"),
+    ({"type": "MultiLabelSoftMarginLoss", "weight": [1, 2]}, LABELS, {"output": (3,)}, ["/loss/weight"], "3 column(s)"),
+    ("MultiLabelMarginLoss", COLUMNS, {"output": (3,)}, ["/loss"], "between 0 and 1"),
+    ({"type": "BCELoss", "weight": "balanced"}, BINARY, {"output": (1,)}, ["/loss/weight"], "list of numbers"),
+    ({"type": "CrossEntropyLoss", "weight": "even"}, MULTI, {"output": (3,)}, ["/loss/weight"], "balanced"),
+    ("CrossEntropyLoss", PAIRS, {"output": (2, 3)}, ["/model/layers"], "(n, 3, 2), one number for each class"),
+    (
+        {"type": "TripletMarginWithDistanceLoss", "distance_function": None},
+        NO_TARGET,
+        {},
+        ["/loss/distance_function"],
+        "Python",
+    ),
+]
+
+
+@pytest.mark.parametrize(("loss", "description", "outputs", "pointers", "words"), ROUTED)
+def test_what_does_not_feed_a_loss_is_told_at_its_argument(
+    loss: Any, description: DataDescription, outputs: dict[str, Shape], pointers: list[str], words: str
+) -> None:
+    try:
+        body = parse(spec(loss=loss))
+        problems = fit.check_targets(body, description) or fit.check_loss(body, description, outputs)[1]
+    except InvalidSpec as error:
+        problems = error.problems
+    assert [p.pointer for p in problems] == pointers
+    assert words in problems[0].detail
+
+
+def test_an_embedding_loss_on_a_sequential_says_what_is_missing() -> None:
+    problems = ask(spec(loss="TripletMarginLoss"), MULTI)["problems"]
+    assert [p["code"] for p in problems] == ["missing", "missing"]
+
+
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss", "NLLLoss", "MultiMarginLoss", "LinearCrossEntropyLoss"])
+def test_balanced_weights_are_scikit_learns(loss: str) -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
+    completed = complete_loss(parse(spec(loss={"type": loss, "weight": "balanced"})), MULTI, {"output": (3,)})
+    made = build_loss(completed, Part({"x": torch.zeros(9, 4), "y": labels}))
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
+    assert made.read_back()["weight"].tolist() == expected.astype(np.float32).tolist()
+    with pytest.raises(InvalidSpec, match="class 2 has no row"):
+        build_loss(completed, Part({"x": torch.zeros(6, 4), "y": labels[:6]}))
+
+
+def test_a_balanced_pos_weight_is_negatives_over_positives_of_each_column() -> None:
+    target = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    body = parse(spec(loss={"type": "BCEWithLogitsLoss", "pos_weight": "balanced"}))
+    completed = complete_loss(body, LABELS, {"output": (3,)})
+    made = build_loss(completed, Part({"x": torch.zeros(4, 4), "y": target}))
+    assert made.read_back()["pos_weight"].tolist() == pytest.approx([3.0, 3.0, 1 / 3])
 
 
 @pytest.mark.parametrize("last", ["Sigmoid", "Hardsigmoid"])

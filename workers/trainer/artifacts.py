@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 LAST, BEST, SPEC = "model.safetensors", "model.best.safetensors", "spec.json"
 
@@ -32,11 +32,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the model's parameters and buffers on the CPU: contiguous, and no two sharing memory, as safetensors wants."""
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()
-    }
+def copied(learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of parameters and buffers on the CPU: contiguous, and no two sharing memory, as safetensors wants."""
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in learned.items()}
 
 
 class Artifacts:
@@ -46,9 +44,9 @@ class Artifacts:
         self._folder, self._spec = folder, spec
         self._best: dict[str, Tensor] | None = None  # better than what is on disk, not written yet
 
-    def keep_best(self, model: nn.Module) -> None:
+    def keep_best(self, learned: Mapping[str, Tensor]) -> None:
         """Remembers the weights as they are. They reach the disk with the next checkpoint or at the end, not every epoch."""
-        self._best = weights(model)
+        self._best = copied(learned)
 
     def write_best(self) -> None:
         """Raises OSError."""
@@ -56,10 +54,10 @@ class Artifacts:
             best, self._best = self._best, None
             write_whole(self._folder / BEST, lambda path: save_file(best, path, metadata={"format": "pt"}))
 
-    def write_last(self, model: nn.Module) -> None:
+    def write_last(self, learned: Mapping[str, Tensor]) -> None:
         """Best weights, last weights and spec. Raises OSError."""
         self.write_best()
-        last = weights(model)
+        last = copied(learned)
         write_whole(self._folder / LAST, lambda path: save_file(last, path, metadata={"format": "pt"}))
         self.write_spec()
 

@@ -28,7 +28,7 @@ from workers.trainer.feed import Feed
 from workers.trainer.loop import Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import BuildProblem, build, complete
-from workers.trainer.objective import TARGET, build_loss
+from workers.trainer.objective import OUTPUT, build_loss, complete_loss
 from workers.trainer.optimizers import build_optimizer, build_scheduler
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
@@ -148,7 +148,7 @@ class Attempt:
         if why == "give_back":
             return Ended("given_back")
         self._control.settle()
-        self._artifacts.write_last(self._steps.model.module)
+        self._artifacts.write_last(self._steps.learned())
         if why == "timeout":
             return Ended("failed", "timeout", f"the job ran for its timeout_seconds ({self._spec.timeout_seconds:g})")
         if why is not None:
@@ -174,15 +174,16 @@ class Attempt:
         spec, dataset, device = self._spec, Path(self._assignment.dataset), self._device
         description = describe(spec, dataset)
         completed = complete(spec, description)
+        completed_loss = complete_loss(spec, description, {OUTPUT: completed[-1].output_shape})
         parts = load(spec, dataset)
         torch.manual_seed(spec.seed)
         model = build(completed)
-        loss = build_loss(spec)
-        optimizer = build_optimizer(spec, model.module.parameters())
+        loss = build_loss(completed_loss, parts.train)
+        optimizer = build_optimizer(spec, [*model.module.parameters(), *loss.module.parameters()])
         scheduler = build_scheduler(spec, optimizer)
         model.module.to(device)
         loss.module.to(device)
-        effective = effective_spec(spec, completed, loss.module, optimizer, scheduler, str(device))
+        effective = effective_spec(spec, completed, loss, optimizer, scheduler, str(device))
         steps = Steps(
             feed=_feed(spec, parts.train, device),
             val=parts.val.to(device),
@@ -191,8 +192,8 @@ class Attempt:
             loss=loss,
             optimizer=optimizer,
             scheduler=scheduler,
-            train_metrics=Metrics(spec, description.targets[TARGET], device),
-            eval_metrics=Metrics(spec, description.targets[TARGET], device),
+            train_metrics=Metrics(spec, description, loss, device),
+            eval_metrics=Metrics(spec, description, loss, device),
             precision=Precision(spec.precision, device),
             early_stopping=EarlyStopping(spec),
             batch_size=spec.batch_size,
@@ -214,7 +215,7 @@ class Attempt:
             self._position = checkpoint.restore(state, self._steps, self._recorder)
             self._saved_iteration, self._saved_epochs = self._position.iteration, self._position.epochs
         here = environment(self._device)
-        parameters = list(self._steps.model.module.parameters())
+        parameters = self._steps.parameters()
         return Started(
             environment=here,
             effective_spec=self._effective,
@@ -258,7 +259,7 @@ class Attempt:
         self._artifacts.write_best()
 
     def _keep_best(self) -> None:
-        self._artifacts.keep_best(self._steps.model.module)
+        self._artifacts.keep_best(self._steps.learned())
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began

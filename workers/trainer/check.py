@@ -23,10 +23,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch
 
 from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
-from workers.trainer import metrics, objective, optimizers
+from workers.trainer import fit, metrics, optimizers
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
 from workers.trainer.model import BuildProblem, CompletedLayer, batch_rows, complete, construct
+from workers.trainer.objective import OUTPUT
 from workers.trainer.preflight import preflight
 
 WARM_UP = DataDescription(
@@ -48,28 +49,27 @@ WARM_UP_SPEC = {
 
 def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> dict[str, Any]:
     """Problems, effective spec and parameters of a spec over data so described, and its preflight if `more` is asked."""
-    target = description.targets[objective.TARGET]
-    problems = objective.check_target(spec, target)
+    problems = fit.check_targets(spec, description)
     try:
         layers = complete(spec, description)
     except BuildProblem as error:
         return {"problems": _plain(error.problems + problems)}
-    problems += [] if problems else objective.check_output(spec, target, layers[-1].output_shape)
-    parameters = _meta_parameters(layers)
+    outputs = {OUTPUT: layers[-1].output_shape}
+    loss, found = fit.check_loss(spec, description, outputs) if not problems else (None, [])
+    problems += found
+    parameters = [*_meta_parameters(layers), *(loss.parameters().values() if loss is not None else ())]
     steps = _scheduler_steps(spec, description)
     optimizer, scheduler, found = optimizers.check_optimizer(spec, parameters, steps)
     problems += found
-    if not problems:
-        loss, problems = objective.check_loss(spec, target)
-        if not problems:
-            problems = metrics.check(spec, target, *objective.sample(spec, target))
+    if loss is not None and not problems:
+        problems = metrics.check(spec, description, loss, outputs)
     if problems or optimizer is None or loss is None:
         return {"problems": _plain(problems)}
     total = sum(p.numel() for p in parameters)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     return {
         "problems": [],
-        "effective_spec": effective_spec(spec, layers, loss.module, optimizer, scheduler),
+        "effective_spec": effective_spec(spec, layers, loss, optimizer, scheduler),
         "parameters": {"total": total, "trainable": trainable},
         "preflight": preflight(spec, description, layers) if more else None,
     }

@@ -141,7 +141,8 @@ class _Table:
 
     def __init__(self, spec: JobSpec, schema: dict[str, Any], form: TargetForm) -> None:
         assert isinstance(spec.dataset, FileDataset)
-        self.dataset, self.form, self.rows = spec.dataset, form, int(schema["rows"])
+        self.dataset, self.rows = spec.dataset, int(schema["rows"])
+        self.form: TargetForm = "float" if form == "tokens" else form  # labels of a sequence are numbers in their columns
         self.columns: dict[str, dict[str, Any]] = {c["name"]: {**c, "index": i} for i, c in enumerate(schema["columns"])}
         self.problems: list[SpecProblem] = []
         self._names("target", self.dataset.target)
@@ -314,10 +315,11 @@ def _arrays(spec: JobSpec, folder: Path) -> tuple[Tensor, Tensor, Tensor | None]
 
 
 def shape_target(y: Tensor, form: TargetForm) -> Tensor:
-    """int64 (n,) for a loss on class labels, else float32 (n, k) (rule 1)."""
+    """int64 (n,) for a loss on class labels, int64 (n, k) for one on sequences of them, else float32 (n, k) (rule 1)."""
     if form == "class":
         return y
-    return (y[:, None] if y.dim() == 1 else y).float()
+    columns = y[:, None] if y.dim() == 1 else y
+    return columns.long() if form == "tokens" else columns.float()
 
 
 def normalize(x: Tensor, train: Tensor, how: str, untouched: Tensor | None = None) -> Tensor:

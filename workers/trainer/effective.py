@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from jobs.spec import Component, JobSpec
 from workers.trainer.components import live_arguments
 from workers.trainer.model import CompletedLayer
+from workers.trainer.objective import Criterion
 
 OF_COMPONENTS = ("model", "loss", "optimizer", "lr_scheduler", "metrics")
 
@@ -24,7 +25,7 @@ OF_COMPONENTS = ("model", "loss", "optimizer", "lr_scheduler", "metrics")
 def effective_spec(
     spec: JobSpec,
     layers: Sequence[CompletedLayer],
-    loss: nn.Module,
+    loss: Criterion,
     optimizer: Optimizer,
     scheduler: LRScheduler | None,
     device: str | None = None,
@@ -42,7 +43,7 @@ def effective_spec(
         "type": _leaf(spec.model.type, "given"),
         "layers": [_component(c, layer.live, layer.inferred) for c, layer in zip(spec.model.layers, layers, strict=True)],
     }
-    found["loss"] = _component(spec.loss, live_arguments("losses", spec.loss, loss))
+    found["loss"] = _component(spec.loss, loss.read_back(), loss.loss.inferred) | {"inputs": _routes(spec.loss.inputs, loss)}
     found["optimizer"] = _component(spec.optimizer, live_arguments("optimizers", spec.optimizer, optimizer))
     found["lr_scheduler"] = _leaf(None, "default")
     if spec.lr_scheduler is not None and scheduler is not None:
@@ -71,6 +72,10 @@ def _component(component: Component, live: dict[str, Any], inferred: frozenset[s
         for name, value in live.items()
     }
     return {"type": _leaf(component.type, "given"), **leaves}
+
+
+def _routes(given: dict[str, str] | None, loss: Criterion) -> dict[str, Any]:
+    return {r.argument: _leaf(r.name, "given" if r.argument in (given or {}) else "default") for r in loss.loss.routes}
 
 
 def _leaf(value: Any, source: str) -> dict[str, Any]:

@@ -50,9 +50,11 @@ def _public(module: types.ModuleType, base: type) -> Iterator[tuple[str, type]]:
             yield name, found
 
 
-def entry(section: str, name: str, cls: type) -> dict[str, Any]:
+def entry(section: str, name: str, cls: Any) -> dict[str, Any]:
     """What the catalog holds of one class."""
     row: dict[str, Any] = {"summary": summary(cls), "arguments": [argument(section, name, p) for p in parameters(cls)]}
+    if section == "losses":
+        row["forward"] = [n for n in inspect.signature(cls.forward).parameters if n != "self"]
     if (reason := refusal(section, name, cls)) is not None:
         row["refused"] = reason
     return row
@@ -66,7 +68,8 @@ def refusal(section: str, name: str, cls: type) -> str | None:
         if re.fullmatch(pattern, name):
             return reason
     if "__new__" in vars(cls) and section == "metrics":  # torchmetrics' Accuracy(task="binary") gives a BinaryAccuracy
-        return supplement.TASK_WRAPPER.format(names=f"Binary{name} or Multiclass{name}")
+        tasks = (f"{task}{name}" for task in ("Binary", "Multiclass", "Multilabel"))
+        return supplement.TASK_WRAPPER.format(names=" or ".join(t for t in tasks if hasattr(torchmetrics.classification, t)))
     return None
 
 
@@ -100,7 +103,7 @@ def argument(section: str, owner: str, parameter: inspect.Parameter) -> dict[str
     row |= annotation.members(owner, name) if {"integers", "numbers"} & set(row["forms"]) else {}
     if name in supplement.REFUSED_ARGUMENTS:
         row["refused"] = supplement.REFUSED_ARGUMENTS[name]
-    if name in supplement.INFERRED and section in {"layers", "metrics"}:
+    if name in supplement.INFERRED and section != "optimizers":
         row["inferred"] = True
     return row
 

@@ -78,6 +78,14 @@ class Steps:
         """Of the whole run, unless it stops early."""
         return self.epochs * self.iterations_per_epoch
 
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that may learn: the model's, then the loss's own."""
+        return [*self.model.module.parameters(), *self.loss.module.parameters()]
+
+    def learned(self) -> dict[str, Tensor]:
+        """The model's parameters and buffers, and the loss's own parameters as `loss.<name>`."""
+        return self.model.module.state_dict() | dict(self.loss.parameters())
+
     def groups(self, done: int) -> Iterator[Iterator[Batch]]:
         """The epoch under way, from its iteration `done` + 1 on: the batches of each iteration."""
         batches = self.feed.epoch(done * self.accumulate)
@@ -146,7 +154,7 @@ def iterate(steps: Steps, position: Position, report: Report, batches: Iterator[
     report.add("train/loss", number, mean(losses))
     if steps.max_grad_norm is not None:
         steps.precision.unscale(steps.optimizer)
-        report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.model.module.parameters(), steps.max_grad_norm))
+        report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.parameters(), steps.max_grad_norm))
     report.add("lr", number, float(steps.optimizer.param_groups[0]["lr"]))
     steps.precision.step(steps.optimizer)
     if steps.scheduler is not None and steps.scheduler_interval == "iteration":

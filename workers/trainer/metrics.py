@@ -3,36 +3,81 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchmetrics
 from torch import Tensor
 
+from jobs.arguments import did_you_mean, escape, shown
 from jobs.catalog import catalog
-from jobs.spec import JobSpec, MetricComponent, SpecProblem
-from workers.trainer.objective import OUTPUT, TARGET
-
-if TYPE_CHECKING:
-    from workers.trainer.data import Batch, Field
-
+from jobs.components import MetricComponent
+from jobs.spec import JobSpec, SpecProblem
+from workers.trainer.data import Batch, DataDescription, Field
+from workers.trainer.fit import numbers, sample, written
+from workers.trainer.objective import FROM_DATA, OWN_PARAMETERS, Criterion, Shape, field_of, target_form
 
 # Without num_outputs they average over all target columns, so that one number comes out.
 OVER_ALL_COLUMNS = frozenset({"MeanSquaredError", "MeanAbsoluteError"})
+OF_ENSEMBLES = frozenset({"ContinuousRankedProbabilityScore"})  # several predictions for one target
+MAX_MEMBERS = 1000
+CLASSIFICATION = ("Binary", "Multiclass", "Multilabel")
+ARGUMENTS = ("preds", "target")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric of a spec in its place: what it sees."""
+
+    component: MetricComponent
+    preds: str  # an output of the model
+    target: str  # a field of the data
+    by_loss: bool  # preds is what the loss reads too, so the loss says what its numbers mean
+
+    @property
+    def type(self) -> str:
+        return self.component.type
+
+    def seen(self, loss: Criterion, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and targets in the form that the metric takes: probabilities and integers for classification."""
+        if not self.type.startswith(CLASSIFICATION):
+            one = targets.dim() == 2 and targets.shape[1] == 1
+            narrow = outputs.dim() == 2 and outputs.shape[1] == 1 and self.type not in OF_ENSEMBLES
+            return outputs.squeeze(1) if one and narrow else outputs, targets.squeeze(1) if one else targets
+        if self.by_loss:
+            outputs = loss.scores(outputs)
+        if self.type.startswith("Binary"):  # (n, 1), or (n, 2): the second class is the positive one
+            return outputs[:, -1] if outputs.dim() == 2 else outputs, targets.reshape(len(targets)).long()
+        return outputs, targets.long()
+
+
+def measure(component: MetricComponent, loss: Criterion, description: DataDescription) -> Measure:
+    """What a metric sees: by its `inputs`, else what the loss compares: its first output and its target."""
+    given = component.inputs or {}
+    routes = loss.loss.routes
+    compared = next((r.name for r in routes if r.argument in FROM_DATA), next(iter(description.targets), ""))
+    preds = given.get("preds", next(r.name for r in routes if r.from_model))
+    return Measure(component, preds, given.get("target", compared), any(r.from_model and r.name == preds for r in routes))
 
 
 class Metrics:
     """All metrics of a spec over one part of the data. Draws from no random generator."""
 
-    def __init__(self, spec: JobSpec, target: Field, device: torch.device) -> None:
+    def __init__(self, spec: JobSpec, description: DataDescription, loss: Criterion, device: torch.device) -> None:
         """Raises what a metric's constructor raises."""
-        self._loss = spec.loss.type
-        self._metrics = {m.series: (m, build(m, target).to(device)) for m in spec.metrics}
+        self._loss = loss
+        self._metrics: dict[str, tuple[Measure, torchmetrics.Metric]] = {}
+        for component in spec.metrics:
+            found = measure(component, loss, description)
+            self._metrics[component.series] = found, build(component, field_of(description, found.target)).to(device)
 
     def update(self, outputs: Batch, batch: Batch) -> None:
-        """One batch: the model's outputs as they are, the targets as the loss takes them."""
-        for component, metric in self._metrics.values():
-            metric.update(*seen_by(component, self._loss, outputs[OUTPUT].detach().float(), batch[TARGET]))
+        """One batch: the model's outputs as they are, the fields as the loss takes them."""
+        with torch.no_grad():  # a loss with a layer of its own makes probabilities by it
+            for found, metric in self._metrics.values():
+                metric.update(*found.seen(self._loss, outputs[found.preds].detach().float(), batch[found.target]))
 
     def compute(self) -> dict[str, float]:
         """The metrics over everything since the last reset."""
@@ -67,9 +112,9 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def build(component: MetricComponent, target: Field) -> torchmetrics.Metric:
-    """The torchmetrics object, `num_classes` and `num_outputs` filled in. Raises what its constructor raises."""
+    """The torchmetrics object, `num_classes`, `num_labels` and `num_outputs` filled in. Raises what its constructor raises."""
     known = catalog().section("metrics")[component.type].arguments
-    sizes = {"num_classes": target.classes}
+    sizes = {"num_classes": target.classes, "num_labels": target.width}
     if component.type not in OVER_ALL_COLUMNS:
         sizes["num_outputs"] = target.width
     arguments = {name: size for name, size in sizes.items() if name in known and size is not None} | component.arguments()
@@ -80,63 +125,106 @@ def build(component: MetricComponent, target: Field) -> torchmetrics.Metric:
     raise ValueError(f"torchmetrics has no {component.type}")
 
 
-def seen_by(component: MetricComponent, loss: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and targets in the form that a metric takes: probabilities and integers for classification."""
-    if not component.type.startswith(("Binary", "Multiclass")):
-        one = outputs.dim() == 2 and outputs.shape[1] == 1
-        return (outputs.squeeze(1), targets.squeeze(1)) if one and targets.dim() == 2 else (outputs, targets)
-    if loss == "CrossEntropyLoss":
-        outputs = outputs.softmax(dim=1)
-    elif loss == "NLLLoss":
-        outputs = outputs.exp()
-    elif loss == "BCEWithLogitsLoss":
-        outputs = outputs.sigmoid()
-    if component.type.startswith("Binary") and outputs.dim() == 2:
-        outputs = outputs[:, -1]  # (n, 1), or (n, 2): the second class is the positive one
-    return outputs, targets.reshape(len(targets)).long()
+# ---- does it fit
 
 
-def check(spec: JobSpec, target: Field, outputs: Tensor, targets: Tensor) -> list[SpecProblem]:
-    """Every metric tried on two rows of outputs and targets."""
+def check(spec: JobSpec, description: DataDescription, loss: Criterion, outputs: Mapping[str, Shape]) -> list[SpecProblem]:
+    """Every metric tried on two rows of outputs and targets. `loss` may be on the meta device."""
+    tried = sample(loss.loss, description, outputs)
     problems: list[SpecProblem] = []
     for index, component in enumerate(spec.metrics):
-        if wrong := _wrong_size(component, target):
-            problems.append(SpecProblem(f"/metrics/{index}/{wrong[0]}", "shape_mismatch", wrong[1]))
-            continue
-        if (reason := _unfit(component, spec, target, not targets.is_floating_point())) is not None:
-            problems.append(SpecProblem(f"/metrics/{index}", "target_mismatch", f"{component.type} {reason}"))
-            continue
-        try:
-            metric = build(component, target)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                metric.update(*seen_by(component, spec.loss.type, outputs, targets))
-                value = metric.compute()
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                raise ValueError("it gives several numbers; a series holds one (average them by its own argument)")
-        except Exception as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            problems.append(SpecProblem(f"/metrics/{index}", "invalid_argument", f"{component.type}: {text}"))
+        found = measure(component, loss, description)
+        problem = _unknown(found, description, outputs) or _misfit(found, loss, description, outputs)
+        if problem is None and tried is not None:
+            problem = _tried(found, loss, description, tried)
+        if problem is not None:
+            problems.append(SpecProblem(f"/metrics/{index}{problem.pointer}", problem.code, problem.detail))
     return problems
+
+
+def _unknown(found: Measure, description: DataDescription, outputs: Mapping[str, Shape]) -> SpecProblem | None:
+    """A name in `inputs` that there is not. Pointers of this and what follows begin at the metric."""
+    known = {"preds": list(outputs), "target": [*description.targets, *description.inputs]}
+    for name in found.component.inputs or {}:
+        if name not in ARGUMENTS:
+            detail = f"{found.type} takes preds and target, not {shown(name)}"
+            return SpecProblem(f"/inputs/{escape(name)}", "unknown_field", detail)
+    for argument, name in (("preds", found.preds), ("target", found.target)):
+        if name not in known[argument]:
+            what = "output of the model" if argument == "preds" else "field of the data"
+            hint = did_you_mean(name, known[argument])
+            detail = f"there is no {what} {shown(name)}; there are {', '.join(known[argument])}{hint}"
+            return SpecProblem(f"/inputs/{argument}", "unknown_choice", detail)
+    return None
+
+
+def _misfit(found: Measure, loss: Criterion, description: DataDescription, outputs: Mapping[str, Shape]) -> SpecProblem | None:
+    target = field_of(description, found.target)
+    if wrong := _wrong_size(found.component, target):
+        return SpecProblem(f"/{wrong[0]}", "shape_mismatch", wrong[1])
+    if (reason := _unfit(found, loss, target, description)) is not None:
+        return SpecProblem("", "target_mismatch", f"{found.type} {reason}")
+    given, wanted = tuple(outputs[found.preds]), _wanted(found, target)
+    if found.by_loss and loss.loss.type in OWN_PARAMETERS:
+        return None
+    if given not in wanted:
+        detail = f"{found.type} wants preds of shape {written(wanted[0])}, but {found.preds} has {written(given)}"
+        return SpecProblem("/inputs/preds" if "preds" in (found.component.inputs or {}) else "", "shape_mismatch", detail)
+    return None
+
+
+def _wanted(found: Measure, target: Field) -> list[Shape]:
+    """Shapes of one row of outputs that fit a target; nothing is broadcast."""
+    if found.type.startswith("Binary"):
+        return [(1,), (2,)]
+    if found.type in OF_ENSEMBLES:
+        return [(k,) for k in range(2, MAX_MEMBERS + 1)]
+    if found.type.startswith("Multiclass"):
+        return [(target.classes or 1, *target.shape)]
+    return [numbers(target)]
 
 
 def _wrong_size(component: MetricComponent, target: Field) -> tuple[str, str] | None:
     """A given size that is not the data's, and what to say. Checked first: a metric takes memory by its sizes."""
     given = component.arguments()
-    classes, width = given.get("num_classes"), given.get("num_outputs")
+    classes, labels, width = given.get("num_classes"), given.get("num_labels"), given.get("num_outputs")
     if classes is not None and target.classes is not None and classes != target.classes:
         return "num_classes", f"the target has {target.classes} classes, not {classes}"
+    if labels is not None and labels != target.width:
+        return "num_labels", f"the target has {target.width} column(s), not {labels}"
     if width is not None and width not in {1, target.width}:
         return "num_outputs", f"the target has {target.width} column(s), not {width}"
     return None
 
 
-def _unfit(component: MetricComponent, spec: JobSpec, target: Field, targets_are_labels: bool) -> str | None:
-    two = target.classes == 2
-    if component.type.startswith("Binary") and not two:
+def _unfit(found: Measure, loss: Criterion, target: Field, description: DataDescription) -> str | None:
+    labels = target.classes is not None and found.target in description.targets and target_form(loss.loss.component) == "class"
+    if found.type.startswith("Binary") and target.classes != 2:
         return f"wants two classes; the target has {target.classes or 'none, it is a number'}"
-    if component.type.startswith("Multiclass") and (target.classes is None or spec.loss.type.startswith("BCE")):
+    if found.type.startswith("Multiclass") and not labels:
         return "wants one output for each class; use a Binary metric, or CrossEntropyLoss with an output for each class"
-    if not component.type.startswith(("Binary", "Multiclass")) and targets_are_labels:
+    if found.type.startswith("Multilabel") and (labels or target.width < 2 or target.low < 0 or target.high > 1):
+        return "wants several target columns of 0 and 1, one for each label"
+    if not found.type.startswith(CLASSIFICATION) and labels:
         return "compares numbers, but the target holds class labels; use a Multiclass metric"
+    return None
+
+
+def _tried(found: Measure, loss: Criterion, description: DataDescription, tried: tuple[Batch, Batch]) -> SpecProblem | None:
+    outputs, batch = tried[0][found.preds], tried[1][found.target]
+    own = found.by_loss and loss.loss.type in OWN_PARAMETERS
+    seen = Measure(found.component, found.preds, found.target, found.by_loss and not own)
+    if own:
+        outputs = torch.full((2, loss.loss.classes), 0.5)
+    try:
+        metric = build(found.component, field_of(description, found.target))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            metric.update(*seen.seen(loss, outputs, batch))
+            value = metric.compute()
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ValueError("it gives several numbers; a series holds one (average them by its own argument)")
+    except Exception as error:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return SpecProblem("", "invalid_argument", f"{found.type}: {text}")
     return None

@@ -1,7 +1,8 @@
 """A process with torch imported that forks children into profile `strict`, as the trainer's zygote does.
 
-Started by the fixture `host` as an ordinary user. One JSON line in: {"program", "folder", "limits", "readable", "disk_bytes"}.
-One out: {"said", "status", "signal", "excess"}. The program is run by the child under the profile; what it prints is said.
+Started by the fixture `host` as an ordinary user. One JSON line in: {"program", "folder"} and options: "limits", "readable",
+"disk_bytes", "seconds". One out: {"said", "status", "signal", "excess"}. The program is run by the child under the profile;
+what it prints is said. With "seconds" it is run by a disposable child, and said is the value of its `answer` or the exception.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+
+from workers.sandbox import Limits, Usage, apply_strict, in_disposable_child, strict_layers, strict_refusal
 
 SECONDS = 60.0
 LOOK_SECONDS = 0.02
@@ -68,7 +71,6 @@ class Host:
 
 
 def main() -> None:
-    from workers.sandbox import strict_layers, strict_refusal
     from workers.trainer.zygote import warm_up
 
     warm_up()
@@ -79,6 +81,8 @@ def main() -> None:
 
 
 def _serve(request: Mapping[str, Any]) -> Outcome:
+    if "seconds" in request:
+        return Outcome(json.dumps(_disposable(request)), None, None, None)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -91,9 +95,20 @@ def _serve(request: Mapping[str, Any]) -> Outcome:
         os.close(reading)
 
 
-def _watched(pid: int, reading: int, request: Mapping[str, Any]) -> Outcome:
-    from workers.sandbox import Usage
+def _disposable(request: Mapping[str, Any]) -> Any:
+    names: dict[str, Any] = {}
 
+    def work() -> Any:
+        exec(request["program"], names)
+        return names["answer"]
+
+    try:
+        return in_disposable_child(work, limits=_limits(request), seconds=request["seconds"], readable=_readable(request))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _watched(pid: int, reading: int, request: Mapping[str, Any]) -> Outcome:
     usage = Usage(pid, Path(request["folder"] or "/nonexistent"), request.get("disk_bytes", 2**30))
     said, excess, end = b"", None, time.monotonic() + SECONDS
     while True:
@@ -123,12 +138,17 @@ def _child(request: Mapping[str, Any], writing: int) -> NoReturn:
 
 
 def _run(request: Mapping[str, Any]) -> None:
-    from workers.sandbox import Limits, apply_strict
-
     folder = request["folder"] and Path(request["folder"])
-    limits = {"memory_bytes": MEMORY_BYTES, "file_bytes": FILE_BYTES, **request.get("limits", {})}
-    layers = apply_strict(folder, limits=Limits(**limits), readable=[Path(path) for path in request.get("readable", [])])
+    layers = apply_strict(folder, limits=_limits(request), readable=_readable(request))
     exec(compile(request["program"], "program.py", "exec"), {"__name__": "program", "folder": folder, "layers": layers})
+
+
+def _limits(request: Mapping[str, Any]) -> Limits:
+    return Limits(**{"memory_bytes": MEMORY_BYTES, "file_bytes": FILE_BYTES, **request.get("limits", {})})
+
+
+def _readable(request: Mapping[str, Any]) -> list[Path]:
+    return [Path(path) for path in request.get("readable", [])]
 
 
 if __name__ == "__main__":

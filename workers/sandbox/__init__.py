@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from workers.sandbox.disposable import Disposed, in_disposable_child
 from workers.sandbox.kernel import SandboxError, die_with
 from workers.sandbox.landlock import landlock_abi
 from workers.sandbox.limits import Limits
@@ -13,12 +14,14 @@ from workers.sandbox.strict import apply_strict, is_strict, strict_layers, stric
 from workers.sandbox.usage import Usage
 
 __all__ = [
+    "Disposed",
     "Limits",
     "SandboxError",
     "Usage",
     "apply_plain",
     "apply_strict",
     "die_with",
+    "in_disposable_child",
     "is_strict",
     "landlock_abi",
     "layers",

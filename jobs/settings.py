@@ -47,6 +47,20 @@ class Settings(BaseSettings):
         default=Path(sys.prefix, "share", "postgrad", "datasets"), description="Folder of the prepared built-in data sets."
     )
     max_upload_bytes: int = Field(default=2**30, ge=1, description="Largest file that /v1/files takes, in bytes.")
+    allow_python: bool = Field(
+        default=False,
+        description="1 lets a spec name the user's own Python, run in the sandbox profile strict; see docs/sandbox.md.",
+    )
+    python_memory_bytes: int = Field(
+        default=4 * 2**30,
+        ge=2**28,
+        description="Memory that a job of the user's own Python may take, in bytes of address space.",
+    )
+    python_disk_bytes: int = Field(
+        default=4 * 2**30,
+        ge=2**20,
+        description="Disk that the folder of such a job may take, checkpoints and results included, in bytes.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least serious line that is logged."
     )

@@ -25,6 +25,7 @@ def test_defaults_serve_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (settings.host, settings.port, settings.api_key, settings.insecure) == ("127.0.0.1", 8000, None, False)
     assert settings.builtin_dir == Path(sys.prefix, "share/postgrad/datasets")
     assert settings.cpu_slots >= 1
+    assert settings.allow_python is False
 
 
 def test_variables_are_read_and_an_empty_one_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +38,8 @@ def test_variables_are_read_and_an_empty_one_counts_as_unset(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PORT", "70000"), ("LEASE_SECONDS", "0"), ("LOG_LEVEL", "loud"), ("CPU_SLOTS", "-1")]
+    ("name", "value"),
+    [("PORT", "70000"), ("LEASE_SECONDS", "0"), ("LOG_LEVEL", "loud"), ("CPU_SLOTS", "-1"), ("PYTHON_MEMORY_BYTES", "1000")],
 )
 def test_a_value_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"POSTGRAD_{name}", value)

@@ -7,7 +7,6 @@ outside this process sees that.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 
 NOBODY = 65534
 CLONE_NEWNS = 0x00020000
+LIBC = ctypes.CDLL(None, use_errno=True)
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
 
@@ -32,17 +32,33 @@ def _open_the_way(needed: list[Path]) -> None:
     closed = {place: top for place in needed if (top := _outermost_closed(place)) is not None}
     if not closed:
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    _check(libc.unshare(CLONE_NEWNS))
-    _check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
-    held = {place: os.open(place, os.O_PATH) for place in closed}
+    _check(LIBC.unshare(CLONE_NEWNS))
+    _check(LIBC.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+    held = {place: os.open(place, os.O_RDONLY) for place in closed}
     for top in set(closed.values()):
-        _check(libc.mount(b"tmpfs", bytes(top), b"tmpfs", 0, b"mode=755"))
+        _check(LIBC.mount(b"tmpfs", bytes(top), b"tmpfs", 0, b"mode=755"))
     for place, fd in held.items():
-        with contextlib.suppress(FileExistsError):
-            place.mkdir(parents=True)
-        _check(libc.mount(f"/proc/self/fd/{fd}".encode(), bytes(place), None, MS_BIND | MS_REC, None))
-        os.close(fd)
+        place.mkdir(parents=True, exist_ok=True)
+        if os.fstat(fd).st_mode & stat.S_IXOTH:
+            _bind(fd, place)
+        else:
+            _bind_what_is_in(fd, place)
+
+
+def _bind_what_is_in(folder: int, place: Path) -> None:
+    for name in os.listdir(folder):
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            (place / name).mkdir(exist_ok=True)
+            _bind(fd, place / name)
+        elif stat.S_ISREG(mode):
+            (place / name).touch()
+            _bind(fd, place / name)
+
+
+def _bind(fd: int, place: Path) -> None:
+    _check(LIBC.mount(f"/proc/self/fd/{fd}".encode(), bytes(place), None, MS_BIND | MS_REC, None))
 
 
 def _outermost_closed(place: Path) -> Path | None:

@@ -87,6 +87,10 @@ CALLS = [
     ("openat", (-100, 0, 0o1000), EPERM),  # O_RDONLY | O_TRUNC
     ("openat", (-100, 0, 0o20200002), EPERM),  # O_TMPFILE
     ("open", (0, 0o1000), EPERM),
+    ("mkdirat", (-100, 0, 0o777), ALLOWED),
+    ("mkdirat", (-100, 0, 0o077), EPERM),
+    ("umask", (0o022,), ALLOWED),
+    ("umask", (0o400,), EPERM),
     ("renameat2", (0, 0, 0, 0, 1), ALLOWED),
     ("renameat2", (0, 0, 0, 0, 4), EPERM),  # RENAME_WHITEOUT
     ("fcntl", (3, 1030), ALLOWED),

@@ -16,7 +16,7 @@ import pytest
 
 from tests.strict_host import Host, Outcome
 from tests.workers.forbidden import FORBIDDEN
-from workers.sandbox import Limits, SandboxError, apply_strict, is_strict, strict, strict_refusal
+from workers.sandbox import Limits, SandboxError, Usage, apply_strict, is_strict, strict, strict_refusal
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the layers are Linux's")
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="machine code and numbers of x86_64")
@@ -145,17 +145,23 @@ def test_a_file_cannot_be_moved_out(attack: Attack) -> None:
     refused(attack("(folder / 'mine').write_text('x'); (folder / 'mine').rename(outer / 'outside' / 'mine')"))
 
 
-LINKS = {
+TRAPS = {
     "symbolic": "os.symlink(outer / 'secret', folder / 'model.safetensors')",
     "hard": "(folder / 'a').write_text('x'); os.link(folder / 'a', folder / 'b')",
     "pipe": "os.mkfifo(folder / 'model.safetensors')",
     "device": "os.mknod(folder / 'null', 0o020666, os.makedev(1, 3))",
+    "closed folder": "os.mkdir(folder / 'hidden', 0)",
 }
 
 
-@pytest.mark.parametrize("deed", LINKS.values(), ids=LINKS)
-def test_its_folder_holds_nothing_that_could_lure_who_reads_it(attack: Attack, deed: str) -> None:
+@pytest.mark.parametrize("deed", TRAPS.values(), ids=TRAPS)
+def test_its_folder_holds_nothing_that_could_trap_who_reads_it(attack: Attack, deed: str) -> None:
     refused(attack(deed))
+
+
+def test_the_mask_cannot_close_a_folder(attack: Attack, folder: Path) -> None:
+    attack("libc.umask(0o777); os.mkdir(folder / 'hidden')")
+    assert (folder / "hidden").stat().st_mode & 0o700 == 0o700
 
 
 def test_what_is_readable_can_be_read(attack: Attack, folder: Path) -> None:
@@ -168,7 +174,8 @@ def test_without_a_folder_nothing_can_be_written(host: Host) -> None:
 
 
 def test_descriptors_that_it_should_not_have_are_closed(host: Host, folder: Path) -> None:
-    assert host.run("import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])", folder).said.strip() == "[0, 1, 2]"
+    program = "import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1], os.readlink('/proc/self/fd/0'))"
+    assert host.run(program, folder).said.strip() == "[0, 1, 2] /dev/null"
 
 
 # ---- network
@@ -350,7 +357,6 @@ time.sleep(60)
 """,
         "deeper than 32",
     ),
-    "a closed folder": ("os.mkdir(folder / 'hidden', 0)\ntime.sleep(60)", "cannot be looked into"),
     "threads": (
         """
 threading.stack_size(65536)
@@ -367,6 +373,16 @@ def test_who_watches_sees_what_the_kernel_does_not_bound(attack: Attack, deed: s
     assert outcome.excess is not None, outcome
     assert sentence in outcome.excess
     assert outcome.signal == signal.SIGKILL
+
+
+def test_what_hides_from_who_watches_is_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: str) -> None:
+        raise PermissionError(path)
+
+    usage = Usage(os.getpid(), tmp_path, disk_bytes=2**20)
+    assert usage.excess() is None
+    monkeypatch.setattr(os, "scandir", closed)
+    assert usage.excess() == "the job has made a folder that cannot be looked into"
 
 
 def test_a_child_with_a_limit_of_processor_time_ends(attack: Attack) -> None:

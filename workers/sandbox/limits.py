@@ -25,7 +25,8 @@ class Limits:
 
     def apply(self) -> None:
         """Sets them, soft and hard. Raises OSError, or ValueError when a hard limit is out of the kernel's range."""
-        no_core()
+        # Not 0: a core that is piped to a program, as systemd's is, is stopped by this value alone.
+        _lower(resource.RLIMIT_CORE, 1)
         open_files(self.open_files)
         _lower(resource.RLIMIT_AS, _address_space() + self.memory_bytes)
         _lower(resource.RLIMIT_FSIZE, self.file_bytes)

@@ -51,6 +51,9 @@ O_TRUNC, O_TMPFILE = 0o1000, 0o20000000
 # a file without a name would not be seen by who watches the folder.
 OPEN_MASK, OPEN_FLAGS = 3 | O_TRUNC | O_TMPFILE, (0, 1, 2, O_TRUNC | 1, O_TRUNC | 2)
 
+# Folders stay open to their owner, who counts and deletes what is in them.
+OWNERS = 0o700
+
 CLONE_THREAD = 0x10000
 # CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET
 CLONE_NEW = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
@@ -68,6 +71,9 @@ def _checks(pid: int) -> dict[str, Check]:
     return {
         "open": Check(1, OPEN_FLAGS, OPEN_MASK),
         "openat": Check(2, OPEN_FLAGS, OPEN_MASK),
+        "mkdir": Check(1, (OWNERS,), OWNERS),
+        "mkdirat": Check(2, (OWNERS,), OWNERS),
+        "umask": Check(0, (0,), OWNERS),
         "renameat2": Check(4, (0, 1)),  # not RENAME_WHITEOUT, which makes a device node
         "fcntl": Check(1, FCNTL),
         "ioctl": Check(1, IOCTL, error=errno.ENOTTY),

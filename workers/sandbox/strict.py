@@ -92,8 +92,10 @@ def apply_strict(
     """Puts this process, which must have one thread, under profile `strict`, for good.
 
     It may then write only into `folder` (None: nowhere), read only there, in `readable` and what Python and torch are made of,
-    and has no descriptors but 0, 1, 2 and `keep`. Returns the layers that are up. Raises SandboxError with a sentence when
-    there is a reason not to; the process must then end without reading anything of the user's.
+    and has no descriptors but 0 (the null device from then on), 1, 2 and `keep`. Returns the layers that are up.
+
+    Raises SandboxError with a sentence when there is a reason not to; the process must then end without reading anything of
+    the user's.
     """
     global _up_in
     if (why := strict_refusal()) is not None:
@@ -101,7 +103,7 @@ def apply_strict(
     if (count := int(status()["Threads"])) != 1:
         raise SandboxError(f"the layers are put up thread by thread, and this process has {count}")
     up, rules = strict_layers(), _rules(folder, readable)  # afterwards the kernel answers no such questions
-    _close_all_but({0, 1, 2, *keep})
+    _close_all_but({1, 2, *keep})
     _set(limits)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     restrict(EVERY_FILE_RIGHT, rules, landlock_abi(), alone=True)
@@ -156,6 +158,7 @@ def _close_all_but(kept: Collection[int]) -> None:
         if int(name) not in kept:
             with contextlib.suppress(OSError):  # the descriptor of this very listing
                 os.close(int(name))
+    os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free: 0, which may have been the operator's terminal
 
 
 def _prove() -> None:

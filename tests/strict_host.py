@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +36,15 @@ class Outcome:
     status: int | None
     signal: int | None
     excess: str | None
+
+
+Attack = Callable[..., Outcome]
+
+
+def refused(outcome: Outcome, error: str = "PermissionError") -> None:
+    """The child met this exception and ended by it, as user code would."""
+    assert outcome.status == 1, outcome
+    assert any(line.startswith(error) for line in outcome.said.splitlines()), outcome.said
 
 
 class Host:

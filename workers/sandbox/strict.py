@@ -74,7 +74,7 @@ def strict_refusal() -> str | None:
     """The sentence that says why profile `strict` cannot be offered by this process here; None when it can."""
     if sys.platform != "linux":
         return "the sandbox for user code is made of Linux's layers, and this is another system"
-    if 0 in (*os.getresuid(), *os.getresgid()):
+    if 0 in os.getresuid():
         return "the worker runs as root, against which the sandbox for user code does not hold; run it as another user"
     if int(status()["CapPrm"], 16):
         return "the worker holds capabilities, against which the sandbox for user code does not hold; run it without any"

@@ -41,8 +41,8 @@ class SourceProblem(Exception):
 def load_class(source: bytes, class_name: str, base: type[T], filename: str = "source.py") -> type[T]:
     """The class of that name, which must inherit `base` (nn.Module or Dataset), after running the whole file as a module.
 
-    The same bytes are run once in a process. `filename` is what tracebacks and sentences call the file; nothing is read from
-    it. Raises SourceProblem, and RuntimeError where profile `strict` is not up.
+    The same bytes are run once in a process. `filename` is what tracebacks and sentences call the file, a name of its own for
+    each source; nothing is read from it. Raises SourceProblem, and RuntimeError where profile `strict` is not up.
     """
     _raise_unless_strict()
     return _named(_run(source, filename), class_name, base)

@@ -329,11 +329,11 @@ def _saved(program: ExportedProgram) -> io.BytesIO:
 
 
 def _without_source(document: bytes) -> str:
-    """torch writes file names and lines of the user's source beside every step; they stay at home."""
+    """torch writes lines of the user's source beside every step, and guards as Python code; both stay at home."""
 
     def strip(value: dict[str, Any]) -> dict[str, Any]:
         if "target" in value and "metadata" in value:
             value["metadata"] = {}
         return value
 
-    return json.dumps(json.loads(document, object_hook=strip))
+    return json.dumps(json.loads(document, object_hook=strip) | {"guards_code": []})

@@ -36,17 +36,17 @@ class Forward(nn.Module):
 
 def counted(self: Any, y: Tensor) -> Tensor:
     self.steps += 1
-    return y * self.steps
+    return torch.mul(y, self.steps)
 
 
 def remembered(self: Any, y: Tensor) -> Tensor:
     self.seen.add_(y.detach().mean(0))
-    return y + self.seen
+    return torch.add(y, self.seen)
 
 
 def summed(self: Any, y: Tensor) -> Tensor:
     self.total.add_(1)
-    return y + self.total
+    return torch.add(y, self.total)
 
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {

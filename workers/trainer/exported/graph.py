@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.trainer.exported.arguments import Mixed, Slot, find, name_of, read, sequence, union
+from workers.trainer.exported.arguments import HERE, Mixed, Slot, find, name_of, read, sequence, union
 from workers.trainer.exported.operators import Operator, Parameter, operators
 from workers.trainer.exported.problem import UnreadableProgram
 
@@ -139,6 +139,8 @@ class _Parser:
             if name not in known:
                 raise UnreadableProgram(f"it has no argument {name[:40]!a}")
         positional, keywords = self._arguments(operator.parameters, given)
+        if operator.makes_tensors:
+            keywords["device"] = HERE  # where the program runs, also on the meta device, whatever torch's default is
         return Step(operator.name, operator.call, positional, keywords, self._results(operator.returns, node))
 
     def _arguments(self, parameters: tuple[Parameter, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

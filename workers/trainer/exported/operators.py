@@ -69,6 +69,12 @@ class Operator:
     parameters: tuple[Parameter, ...]
     returns: tuple[str, ...]
 
+    @property
+    def makes_tensors(self) -> bool:
+        """Whether it makes a tensor from nothing, as `zeros` does."""
+        kinds = {parameter.name: parameter.kind for parameter in self.parameters}
+        return "device" in kinds and "Tensor" not in kinds.values()
+
 
 def operators() -> dict[str, Operator]:
     """The whole table."""

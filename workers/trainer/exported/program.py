@@ -168,6 +168,8 @@ def _check_version(document: Any) -> str:
         )
     if document.get("verifiers") != ["TRAINING"]:
         raise UnreadableProgram("it was made for inference, not for training; make it with postgrad.export")
+    if document.get("guards_code") != []:
+        raise UnreadableProgram("it brings code that checks its inputs, which is never run here; make it with postgrad.export")
     return str(document.get("torch_version"))[:40]
 
 
@@ -225,7 +227,7 @@ def _input(name: str, meta: Any) -> TensorSpec:
     if type(dtype) is not int or DTYPES.get(dtype) not in INPUT_DTYPES:
         raise UnreadableProgram(f"its input {name[:60]!a} is neither float32 nor int64")
     sizes = [union(size) for size in sequence(meta.get("sizes"), 16)]
-    if not sizes or sizes[0][0] != "as_expr":
+    if not sizes or sizes[0][0] != "as_expr":  # what the expression says does not matter, and is never looked at
         raise UnreadableProgram(f"its input {name[:60]!a} has a fixed batch size; make the file with postgrad.export")
     for tag, size in sizes[1:]:
         if tag != "as_int" or type(size) is not int or not 0 <= size <= MAX_ELEMENTS:

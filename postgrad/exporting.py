@@ -214,7 +214,8 @@ def _bytes(value: Tensor | None) -> bytes:
 
     if value is None:
         return b""
-    plain = torch.view_as_real(value) if value.is_complex() else value
+    dense = value if value.layout is torch.strided else value.to_dense()
+    plain = torch.view_as_real(dense) if dense.is_complex() else dense
     return f"{value.dtype} {tuple(value.shape)} ".encode() + plain.detach().contiguous().numpy().tobytes()
 
 

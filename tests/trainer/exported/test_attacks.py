@@ -22,6 +22,8 @@ import pytest
 import torch
 
 from tests.trainer.exported.forging import TRAIN, WEIGHTS, Records, edited, nodes, records, step, tensor, with_first, write
+from workers.trainer.exported.problem import UnreadableProgram
+from workers.trainer.exported.program import read
 
 ATTACKS: dict[str, tuple[Callable[[Records], None], str | None]] = {}  # a change of a good file, and the sentence it meets
 X = tensor("input")
@@ -185,6 +187,30 @@ operator_attack("another kind", "it takes ", step(f"{ATEN}.relu.default", {"self
 operator_attack("not a union", "not written as", step(f"{ATEN}.relu.default", {"self": {"as_tensor": 1, "as_int": 2}}))
 operator_attack("a graph", "of the kind 'as_graph'", step(f"{ATEN}.relu.default", {"self": {"as_graph": {}}}))
 operator_attack("complex", "no dtype", step(f"{ATEN}.to.dtype", {"self": X, "dtype": {"as_scalar_type": 9}}))
+
+
+def on_long_rows(*steps: dict[str, Any]) -> Callable[[Records], None]:
+    """Rows of 100 million numbers, which is allowed, and steps that would make something of each."""
+
+    def change(changed: Records) -> None:
+        for record in (TRAIN, "models/eval.json"):
+            with edited(changed, record) as document:
+                graph = document["graph_module"]["graph"]
+                graph["tensor_values"]["input"]["sizes"][1] = {"as_int": 100_000_000}
+                graph["nodes"][:0] = steps
+
+    return change
+
+
+PIECES = {"outputs": [{"as_tensors": [{"name": "piece"}]}]}
+ATTACKS["a tensor for every number"] = (
+    on_long_rows(step(f"{ATEN}.unbind.int", {"self": X, "dim": {"as_int": 1}}) | PIECES),
+    "more than 4,096 tensors come out",
+)
+ATTACKS["a split for every number"] = (
+    on_long_rows(step(f"{ATEN}.split.Tensor", {"self": X, "split_size": {"as_int": 1}, "dim": {"as_int": 1}}) | PIECES),
+    "more than 4,096 tensors come out",
+)
 
 
 @attack("a size is over 64 bits")
@@ -448,3 +474,13 @@ def test_it_is_inert(seen: dict[str, dict[str, Any]], name: str) -> None:
     else:
         assert seen[name]["problem"] is not None, "it was accepted"
         assert re.search(sentence, seen[name]["problem"]), seen[name]["problem"]
+
+
+def test_a_recurrent_layer_of_a_million_steps_is_refused(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    changed = records(exported("gru"))
+    for record in (TRAIN, "models/eval.json"):
+        with edited(changed, record) as document:
+            document["graph_module"]["graph"]["tensor_values"]["x"]["sizes"][1] = {"as_int": 1_000_000}
+    write(tmp_path / "long.pt2", changed)
+    with pytest.raises(UnreadableProgram, match="more than 10,000 steps"):
+        read(tmp_path / "long.pt2")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import postgrad
 from tests.trainer.exported.architectures import ARCHITECTURES
 from workers.trainer.exported.problem import UnreadableProgram
 from workers.trainer.exported.program import read
@@ -94,9 +95,20 @@ def test_more_rows_than_it_could_hold_are_refused_on_the_meta_device(exported: F
         read(exported("mlp")).run_on_meta("train", 10**9)
 
 
-def test_a_module_under_two_names_is_one_module(tmp_path: Path) -> None:
-    import postgrad
+def test_sparse_gradients_stay_sparse(tmp_path: Path) -> None:
+    module = nn.Embedding(10, 3, sparse=True)
+    postgrad.export(module, torch.tensor([[1, 2], [3, 3]]), tmp_path / "sparse.pt2")
+    built = read(tmp_path / "sparse.pt2").build()
+    for model in (built, module):
+        model(torch.tensor([[1, 1]])).sum().backward()
+    weight = next(built.parameters())
+    assert weight.grad is not None
+    assert module.weight.grad is not None
+    assert weight.grad.is_sparse
+    assert torch.equal(weight.grad.to_dense(), module.weight.grad.to_dense())
 
+
+def test_a_module_under_two_names_is_one_module(tmp_path: Path) -> None:
     shared = nn.Linear(4, 4)
     module = nn.Sequential(shared, nn.ReLU(), shared)
     postgrad.export(module, torch.zeros(2, 4), tmp_path / "shared.pt2")

@@ -64,14 +64,15 @@ conv_transpose2d.input conv_transpose3d.input batch_norm.default instance_norm.d
 rms_norm.default max_pool1d.default max_pool2d.default max_pool3d.default max_pool1d_with_indices.default
 max_pool2d_with_indices.default max_pool3d_with_indices.default avg_pool1d.default avg_pool2d.default avg_pool3d.default
 adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default adaptive_max_pool1d.default
-adaptive_max_pool2d.default adaptive_max_pool3d.default embedding.default embedding_bag.padding_idx lstm.input gru.input
-rnn_tanh.input rnn_relu.input lstm_cell.default gru_cell.default rnn_tanh_cell.default rnn_relu_cell.default
-scaled_dot_product_attention.default pad.default constant_pad_nd.default upsample_nearest1d.vec upsample_nearest2d.vec
-upsample_nearest3d.vec _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec
-upsample_linear1d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_trilinear3d.vec grid_sampler.default
-affine_grid_generator.default im2col.default col2im.default _weight_norm.default mse_loss.default l1_loss.default
-smooth_l1_loss.default huber_loss.default binary_cross_entropy.default binary_cross_entropy_with_logits.default
-cross_entropy_loss.default nll_loss.default nll_loss_nd.default kl_div.default
+adaptive_max_pool2d.default adaptive_max_pool3d.default fractional_max_pool2d.default embedding.default
+embedding_bag.padding_idx lstm.input gru.input rnn_tanh.input rnn_relu.input lstm_cell.default gru_cell.default
+rnn_tanh_cell.default rnn_relu_cell.default scaled_dot_product_attention.default pad.default constant_pad_nd.default
+upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec _upsample_nearest_exact1d.vec
+_upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec upsample_linear1d.vec upsample_bilinear2d.vec
+upsample_bicubic2d.vec upsample_trilinear3d.vec grid_sampler.default affine_grid_generator.default im2col.default
+col2im.default _weight_norm.default mse_loss.default l1_loss.default smooth_l1_loss.default huber_loss.default
+binary_cross_entropy.default binary_cross_entropy_with_logits.default cross_entropy_loss.default nll_loss.default
+nll_loss_nd.default kl_div.default
 
 fft_fft.default fft_ifft.default fft_rfft.default fft_irfft.default fft_fft2.default fft_ifft2.default fft_rfft2.default
 fft_irfft2.default fft_fftshift.default fft_ifftshift.default

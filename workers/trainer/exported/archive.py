@@ -20,7 +20,7 @@ from workers.trainer.exported.problem import UnreadableProgram
 MAX_FILE = 2 * 1024**3  # bytes
 MAX_RECORDS = 10_000
 MAX_DIRECTORY = 2 * 1024**2  # bytes of the zip's list of records
-MAX_JSON = 32 * 1024**2  # bytes of one JSON record
+MAX_JSON = 16 * 1024**2  # bytes of one JSON record
 
 # The zip's last records: signature, disks, how many records, bytes and offset of their list, length of the comment.
 END = struct.Struct("<4s4H2LH")

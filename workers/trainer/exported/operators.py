@@ -25,7 +25,9 @@ DIMENSION = (-16, 15)
 RANGES: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("dim", "dim0", "dim1", "dim2", "axis0", "axis1", "dimension", "start_dim", "end_dim"), DIMENSION),
     **dict.fromkeys(("source", "destination", "dims_self", "dims_other"), DIMENSION),
-    **dict.fromkeys(("stride", "dilation", "groups", "kernel_size", "num_groups", "divisor_override", "step"), (1, SMALL)),
+    **dict.fromkeys(
+        ("stride", "dilation", "groups", "kernel_size", "num_groups", "divisor_override", "step", "split_size"), (1, SMALL)
+    ),
     **dict.fromkeys(("upscale_factor", "downscale_factor"), (1, 1024)),
     **dict.fromkeys(("chunks", "sections"), (1, 4096)),
     **dict.fromkeys(("interpolation_mode", "padding_mode", "mode", "reduction", "compute_mode"), (0, 2)),

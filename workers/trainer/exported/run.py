@@ -9,18 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.trainer.exported.arguments import Device, Mixed, Slot
+from workers.trainer.exported.arguments import MAX_LIST, Device, Mixed, Slot
 from workers.trainer.exported.graph import Graph, Step
 from workers.trainer.exported.problem import UnreadableProgram
 
 MAX_ELEMENTS = 500_000_000  # of one value in the graph
 MAX_DIMENSIONS = 16
-
-# A tensor on the meta device may have other strides than on the CPU (attention's output has), so that a view would fail.
-SHAPES_ONLY: dict[str, Callable[..., Any]] = {
-    "view.default": torch.ops.aten.reshape.default,
-    "view_as.default": torch.ops.aten.reshape_as.default,
-}
+MAX_TIME_STEPS = 10_000
 
 Observe = Callable[[Step, Any], None]
 
@@ -35,7 +30,7 @@ def run(graph: Graph, values: list[Any], device: torch.device, observe: Observe 
                 result: Any = run(step.block, positional, device, observe)
         else:
             keywords = {name: _value(argument, registers, device) for name, argument in step.keywords.items()}
-            call = step.call if observe is None else SHAPES_ONLY.get(step.name, step.call)
+            call = step.call if observe is None else _ON_META.get(step.name, step.call)
             assert call is not None
             result = call(*positional, **keywords)
             if observe is not None:
@@ -99,3 +94,50 @@ def _check_size(step: Step, value: Tensor) -> None:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
+
+
+# ---- operators that a dry run calls in another way
+
+
+def _counted(operator: Callable[..., list[Tensor]], pieces: Callable[..., int]) -> Callable[..., list[Tensor]]:
+    """How many tensors come out is known before they are made: a dimension of a billion would fill the memory with them."""
+
+    def call(value: Tensor, *arguments: Any, **keywords: Any) -> list[Tensor]:
+        if pieces(value, *arguments, **keywords) > MAX_LIST:
+            raise ValueError(f"more than {MAX_LIST:,} tensors come out")
+        return operator(value, *arguments, **keywords)
+
+    return call
+
+
+def _stepped(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """A recurrent layer takes its steps one by one, on the meta device too."""
+
+    def call(value: Tensor, *arguments: Any, **keywords: Any) -> Any:
+        if max(value.shape[:2], default=0) > MAX_TIME_STEPS:
+            raise ValueError(f"a recurrent layer would take more than {MAX_TIME_STEPS:,} steps")
+        return operator(value, *arguments, **keywords)
+
+    return call
+
+
+def _unbound(value: Tensor, dim: int = 0) -> int:
+    return value.shape[dim]
+
+
+def _split(value: Tensor, split_size: int, dim: int = 0) -> int:
+    return value.shape[dim] // split_size
+
+
+_aten = torch.ops.aten
+_ON_META: dict[str, Callable[..., Any]] = {
+    # A tensor on the meta device may have other strides than on the CPU (attention's output has), so that a view would fail.
+    "view.default": _aten.reshape.default,
+    "view_as.default": _aten.reshape_as.default,
+    "unbind.int": _counted(_aten.unbind.int, _unbound),
+    "split.Tensor": _counted(_aten.split.Tensor, _split),
+    "lstm.input": _stepped(_aten.lstm.input),
+    "gru.input": _stepped(_aten.gru.input),
+    "rnn_tanh.input": _stepped(_aten.rnn_tanh.input),
+    "rnn_relu.input": _stepped(_aten.rnn_relu.input),
+}

@@ -121,11 +121,12 @@ def _checked(module: nn.Module, batches: Batches, mode: str) -> ExportedProgram:
         with torch.set_grad_enabled(mode == "train"), contextlib.redirect_stderr(io.StringIO()), _causality(module, batches[0]):
             module.load_state_dict(before)
             program = _exported(module, batches[0])
+            again = program.module()
     except ExportError as error:
         raise ExportError(f"in {mode} mode {error}") from error
     except Exception as error:
         raise ExportError(f"in {mode} mode {_reason(error)}: {_first_line(error)}") from error
-    replayed = _run(program.module(), batches, mode)
+    replayed = _run(again, batches, mode)
     for what, found in eager.items():
         if replayed[what] != found:
             raise ExportError(

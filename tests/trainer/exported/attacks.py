@@ -258,6 +258,21 @@ weight_attack("integers that ask for gradients", "cannot be trained", dtype=4)
 weight_attack("sparse", "is not dense", layout=1)
 
 
+@attack("the constants hold over")
+def one_constant_ten_thousand_times(changed: Records) -> None:
+    changed["data/constants/tensor_0"] = bytes(400_000)
+    meta = {
+        "dtype": 7,
+        "layout": 7,
+        "storage_offset": {"as_int": 0},
+        "sizes": [{"as_int": 100_000}],
+        "strides": [{"as_int": 1}],
+    }
+    item = {"path_name": "tensor_0", "use_pickle": False, "tensor_meta": meta}
+    with edited(changed, "data/constants/train_constants_config.json") as document:
+        document["config"] = {f"c{i}": item for i in range(10_000)}
+
+
 def renamed(name: str, sentence: str) -> None:
     def change(changed: Records) -> None:
         for record in (TRAIN, "models/eval.json", WEIGHTS):

@@ -79,6 +79,13 @@ def test_batch_norm_with_a_cumulative_average_is_refused(tmp_path: Path) -> None
         postgrad.export(nn.BatchNorm1d(3, momentum=None), torch.randn(4, 3), tmp_path / "m.pt2")
 
 
+def test_a_name_that_torch_export_has_taken_is_refused(tmp_path: Path) -> None:
+    module = Forward(lambda self, y: y * self.graph)
+    module.graph = nn.Parameter(torch.ones(3))
+    with pytest.raises(ExportError, match="attribute 'graph' already exists"):
+        postgrad.export(module, torch.randn(4, 3), tmp_path / "m.pt2")
+
+
 def test_dtypes_and_shared_memory_are_refused(tmp_path: Path) -> None:
     path, example = tmp_path / "m.pt2", torch.randn(4, 3)
     with pytest.raises(ExportError, match=r"parameter weight is torch.float64"):

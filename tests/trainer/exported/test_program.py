@@ -95,6 +95,22 @@ def test_more_rows_than_it_could_hold_are_refused_on_the_meta_device(exported: F
         read(exported("mlp")).run_on_meta("train", 10**9)
 
 
+class Names(nn.Module):
+    """Parameters under names that a module with methods of its own might take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.use, self.hold, self.run = (nn.Parameter(torch.randn(3)) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.use + self.hold - self.run
+
+
+def test_names_of_its_own_do_not_get_in_the_way(tmp_path: Path) -> None:
+    postgrad.export(Names(), torch.zeros(2, 3), tmp_path / "names.pt2")
+    assert list(read(tmp_path / "names.pt2").build().state_dict()) == ["use", "hold", "run"]
+
+
 def test_sparse_gradients_stay_sparse(tmp_path: Path) -> None:
     module = nn.Embedding(10, 3, sparse=True)
     postgrad.export(module, torch.tensor([[1, 2], [3, 3]]), tmp_path / "sparse.pt2")

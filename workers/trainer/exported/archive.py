@@ -69,9 +69,6 @@ class Archive:
     def _size(self) -> int:
         return self._file.seek(0, 2)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
-
     def size(self, name: str) -> int:
         """Bytes of a record. Raises UnreadableProgram when there is none of this name."""
         return self._info(name).file_size

@@ -6,6 +6,7 @@ nn.Module.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from workers.trainer.exported import state
 from workers.trainer.exported.archive import GRAPHS, Archive
 from workers.trainer.exported.arguments import DTYPES, name_of, sequence, union
 from workers.trainer.exported.graph import MAX_VALUES, Graph, parse
-from workers.trainer.exported.module import ExportedModule
+from workers.trainer.exported.module import ExportedModule, assemble
 from workers.trainer.exported.problem import UnreadableProgram
 from workers.trainer.exported.run import MAX_ELEMENTS, dry_run
 from workers.trainer.exported.state import Held
@@ -114,23 +115,28 @@ class Program:
 
         Raises UnreadableProgram when a record is damaged or a name cannot be a parameter's.
         """
-        module = ExportedModule()
         with Archive(self.path) as archive:
-            shared: dict[str, Tensor] = {}
-            for place, held in self.state.items():
-                tensor = shared.get(held.record)
-                if tensor is None:
-                    tensor = held.load(archive)
-                    tensor = torch.nn.Parameter(tensor, held.requires_grad) if place.kind == "parameter" else tensor
-                    shared[held.record] = tensor
-                module.hold(place.name, tensor, place.persistent)
-            for name, mode in self.modes.items():
-                for constant, held in mode.constants.items():
-                    module.hold(_constant_name(name, constant), held.load(archive), persistent=False)
+            held = [*self._loaded_state(archive), *self._loaded_constants(archive)]
+        graphs = {
+            name: (mode.graph, [_path(name, place) for place in mode.places if place.kind != "input"])
+            for name, mode in self.modes.items()
+        }
+        return assemble(held, graphs)
+
+    def _loaded_state(self, archive: Archive) -> Iterator[tuple[str, Tensor, bool]]:
+        shared: dict[str, Tensor] = {}
+        for place, held in self.state.items():
+            if held.record not in shared:
+                tensor = held.load(archive)
+                is_parameter = place.kind == "parameter"
+                shared[held.record] = torch.nn.Parameter(tensor, held.requires_grad) if is_parameter else tensor
+            yield place.name, shared[held.record], place.persistent
+
+    def _loaded_constants(self, archive: Archive) -> Iterator[tuple[str, Tensor, bool]]:
         for name, mode in self.modes.items():
-            paths = [_constant_name(name, p.name) if p.kind == "constant" else p.name for p in mode.places if p.kind != "input"]
-            module.use(name, mode.graph, paths)
-        return module
+            for place in mode.places:
+                if place.kind == "constant":
+                    yield _path(name, place), mode.constants[place.name].load(archive), False
 
 
 def read(path: Path) -> Program:
@@ -147,7 +153,7 @@ def read(path: Path) -> Program:
     versions = {_check_version(document) for document in documents.values()}
     parts = {name: _mode(document, constants[name]) for name, document in documents.items()}
     program = Program(path, parts, _state(parts, weights, constants), versions.pop())
-    if [spec.shape for spec in parts["eval"].inputs] != [spec.shape for spec in program.inputs]:
+    if [(spec.dtype, spec.shape) for spec in parts["eval"].inputs] != [(spec.dtype, spec.shape) for spec in program.inputs]:
         raise UnreadableProgram("the training graph and the eval graph take different inputs")
     program.outputs("train")
     program.outputs("eval")
@@ -265,8 +271,9 @@ def _check_shared(found: dict[Place, Held]) -> None:
             raise UnreadableProgram(f"{place.name[:80]!a} shares its memory with a tensor of another kind or shape")
 
 
-def _constant_name(mode: str, name: str) -> str:
-    return f"_{mode}_constant.{name.replace('.', '_')}"
+def _path(mode: str, place: Place) -> str:
+    """The dotted name under which the module holds what is at a place; a constant has one that no user's tensor has."""
+    return f"_exported_constants.{mode}.{place.name.replace('.', '_')}" if place.kind == "constant" else place.name
 
 
 def _output(name: str, two: Tensor, three: Tensor) -> TensorSpec:

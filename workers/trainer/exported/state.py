@@ -58,7 +58,9 @@ def read(archive: Archive, kind: str, graph: str) -> dict[str, Held]:
             found[name] = _held(archive, f"data/{kind}/", item)
         except UnreadableProgram as problem:
             raise UnreadableProgram(f"{name[:80]!a}: {problem}") from problem
-    if sum({held.record: held.elements for held in found.values()}.values()) > MAX_ELEMENTS:
+    # Tied weights are one tensor; constants with one record become one tensor each.
+    sizes = {held.record if kind == "weights" else name: held.elements for name, held in found.items()}
+    if sum(sizes.values()) > MAX_ELEMENTS:
         raise UnreadableProgram(f"the {kind} hold over {MAX_ELEMENTS:,} numbers")
     return found
 

@@ -76,10 +76,11 @@ def check_component(section: str, body: Any, pointer: str, own: frozenset[str] =
         yield SpecProblem(f"{pointer}/type", "not_supported", f"{name} cannot be used: {reason}")
     else:
         given = {key: value for key, value in body.items() if key != "type" and key not in own}
-        yield from _check_arguments(entries[name], given, pointer)
+        yield from check_arguments(entries[name], given, pointer)
 
 
-def _check_arguments(entry: Entry, given: Mapping[str, Any], pointer: str) -> Iterator[SpecProblem]:
+def check_arguments(entry: Entry, given: Mapping[str, Any], pointer: str, *, whole: bool = True) -> Iterator[SpecProblem]:
+    """Every problem of a class's keyword arguments; those that it needs may be elsewhere unless they are the `whole`."""
     for name, value in given.items():
         where = f"{pointer}/{escape(name)}"
         argument = entry.arguments.get(name)
@@ -90,7 +91,7 @@ def _check_arguments(entry: Entry, given: Mapping[str, Any], pointer: str) -> It
             yield SpecProblem(where, "not_supported", f"{entry.name}'s {name} cannot be given: {argument.refused}")
         else:
             yield from check_value(entry, argument, value, where)
-    for name in entry.missing(given):
+    for name in entry.missing(given) if whole else ():
         yield SpecProblem(f"{pointer}/{name}", "missing", f"{entry.name} needs {name}")
 
 

@@ -53,10 +53,6 @@ class LossComponent(Component):
     inputs: Inputs | None = None
 
 
-class OptimizerComponent(Component):
-    section = "optimizers"
-
-
 class LayerComponent(Component):
     section = "layers"
 

@@ -17,7 +17,6 @@ FIELDS: dict[str, str] = {
     "/split/stratify": "stratified splits (stratify) are not supported yet",
     "/model/init_from": "starting from another job's weights (init_from) is not supported yet",
     "/model/initializers": "initialisers are not supported yet",
-    "/optimizer/param_groups": "parameter groups (param_groups) are not supported yet",
 }
 VALUES: dict[str, dict[str, str]] = {
     "/dataset/type": {"python": "data sets written in Python are not supported yet; upload a CSV file"},

@@ -19,7 +19,6 @@ from jobs.components import (
     Component,
     LossComponent,
     MetricComponent,
-    OptimizerComponent,
     SchedulerComponent,
     Strict,
     long_component,
@@ -29,6 +28,7 @@ from jobs.data_spec import BuiltinDataset, FileDataset, Split
 from jobs.deferred import deferred
 from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
 from jobs.model_spec import SequentialModel, check_model, long_model
+from jobs.optimizer_spec import OptimizerComponent, check_optimizer, long_optimizer
 from jobs.pointers import explained, posted, unreadable
 
 __all__ = [
@@ -166,9 +166,22 @@ def _contradictions(spec: JobSpec) -> Iterator[SpecProblem]:
     if not mixed and not spec.exact:
         detail = "exact false is for a precision of 16 bits; faster arithmetic in 32 bits is not supported yet"
         yield SpecProblem("/exact", "not_supported", detail)
+    if spec.optimizer.type == "LBFGS":
+        yield from _beside_lbfgs(spec)
     if mixed and spec.loss.type == "BCELoss":
         detail = f"BCELoss loses its digits near 0 and 1 in {spec.precision}: use BCEWithLogitsLoss on a model without Sigmoid"
         yield SpecProblem("/loss", "not_supported", detail)
+
+
+def _beside_lbfgs(spec: JobSpec) -> Iterator[SpecProblem]:
+    """A step of LBFGS evaluates one batch's loss and gradients several times: what comes between them has no place."""
+    reason = "LBFGS evaluates the loss several times a step and compares the gradients it gets"
+    if spec.max_grad_norm is not None:
+        yield SpecProblem("/max_grad_norm", "not_supported", f"{reason}, so they cannot be clipped")
+    if spec.accumulate_grad_batches > 1:
+        yield SpecProblem("/accumulate_grad_batches", "not_supported", f"{reason}, so an iteration is one batch")
+    if spec.precision == "16-mixed":
+        yield SpecProblem("/precision", "not_supported", f"{reason}, so they cannot be scaled; use bf16-mixed")
 
 
 # Which fields an object may have, by its pointer.
@@ -189,9 +202,9 @@ def _within(pointer: str, other: str) -> bool:
 def _long_form(body: dict[str, Any]) -> dict[str, Any]:
     """A copy with "BCELoss" written {"type": "BCELoss"}, one target column as a list, order kept."""
     long = copy.deepcopy(body)
-    for member in ("loss", "optimizer", "lr_scheduler"):
+    for member, written_long in (("loss", long_component), ("optimizer", long_optimizer), ("lr_scheduler", long_component)):
         if member in long:
-            long[member] = long_component(long[member])
+            long[member] = written_long(long[member])
     if "model" in long:
         long["model"] = long_model(long["model"])
     if isinstance(long.get("metrics"), list):
@@ -203,9 +216,11 @@ def _long_form(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _components(long: dict[str, Any]) -> Iterator[SpecProblem]:
-    for member, kind in (("loss", LossComponent), ("optimizer", OptimizerComponent), ("lr_scheduler", SchedulerComponent)):
+    for member, kind in (("loss", LossComponent), ("lr_scheduler", SchedulerComponent)):
         if long.get(member) is not None:
             yield from check_component(kind.section, long[member], f"/{member}", own_members(kind))
+    if long.get("optimizer") is not None:
+        yield from check_optimizer(long["optimizer"])
     yield from check_model(long.get("model"))
     metrics = long.get("metrics")
     for index, metric in enumerate(metrics[:MAX_METRICS] if isinstance(metrics, list) else []):

@@ -78,6 +78,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reduction": ("mean", "sum"),
     "Upsample.mode": ("nearest", "linear", "bilinear", "bicubic", "trilinear", "nearest-exact", "area"),
     "approximate": ("none", "tanh"),
+    "line_search_fn": ("strong_wolfe",),
+    "adjust_lr_fn": ("original", "match_rms_adamw"),
     "padding": ("same", "valid"),
     "nonlinearity": ("tanh", "relu"),
     "weight": ("balanced",),
@@ -131,6 +133,12 @@ BOUNDS: dict[str, Bounds] = {
     "Adafactor.beta2_decay": {"maximum": 0},
     "Adafactor.d": {"minimum": 1},
     **dict.fromkeys(("lr_decay", "initial_accumulator_value", "momentum_decay", "RMSprop.alpha", "lambd", "t0"), _NOT_NEGATIVE),
+    # LBFGS evaluates the loss up to max_eval times a step and keeps history_size directions as large as the model.
+    "max_iter": {"minimum": 1, "maximum": 10_000},
+    "max_eval": {"minimum": 1, "maximum": 10_000},
+    "history_size": {"minimum": 1, "maximum": 1000},
+    **dict.fromkeys(("tolerance_grad", "tolerance_change"), _NOT_NEGATIVE),
+    "ns_steps": {"minimum": 1, "maximum": 99},
     "etas": _POSITIVE,
     "step_sizes": _POSITIVE,
     # schedulers
@@ -181,11 +189,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "losses": {
         "NLLLoss2d": "deprecated in torch; use NLLLoss",
     },
-    "optimizers": {
-        "LBFGS": "it evaluates the loss several times a step through a closure, which the loop does not drive yet",
-        "SparseAdam": "it wants sparse gradients, which no layer of a Sequential gives yet",
-        "Muon": "it optimizes matrices only and wants another optimizer for the rest, which needs parameter groups",
-    },
+    "optimizers": {},
     "lr_schedulers": {
         **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), _FUNCTION),
         **dict.fromkeys(("SequentialLR", "ChainedScheduler"), _NESTED),

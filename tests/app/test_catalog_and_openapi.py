@@ -25,8 +25,9 @@ def test_adam_is_as_torch_has_it(client: httpx.Client) -> None:
     entries = client.get("/v1/catalog/optimizers").json()["data"]
     [adam] = [entry for entry in entries if entry["name"] == "Adam"]
     assert adam["schema"]["properties"]["eps"]["default"] == 1e-8
-    [lbfgs] = [entry for entry in entries if entry["name"] == "LBFGS"]
-    assert "closure" in lbfgs["refused"]
+    losses = client.get("/v1/catalog/losses").json()["data"]
+    [old] = [entry for entry in losses if entry["name"] == "NLLLoss2d"]
+    assert "deprecated" in old["refused"]
 
 
 def test_an_unknown_section_is_a_problem(client: httpx.Client) -> None:

@@ -156,9 +156,23 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"optimizer__betas": [0.9]}, "/optimizer/betas", "out_of_range"),
     ({"optimizer__betas": 0.9}, "/optimizer/betas", "wrong_type"),
     ({"optimizer__fused": True}, "/optimizer/fused", "not_supported"),
-    ({"optimizer": "LBFGS"}, "/optimizer", "not_supported"),
-    ({"optimizer__type": "SparseAdam"}, "/optimizer/type", "not_supported"),
-    ({"optimizer__type": "Muon"}, "/optimizer/type", "not_supported"),
+    ({"optimizer": "Optimizer"}, "/optimizer", "unknown_type"),
+    ({"optimizer": "LBFGS", "max_grad_norm": 1.0}, "/max_grad_norm", "not_supported"),
+    ({"optimizer": "LBFGS", "accumulate_grad_batches": 2}, "/accumulate_grad_batches", "not_supported"),
+    ({"optimizer__rest": "SGD"}, "/optimizer/rest", "not_supported"),
+    ({"optimizer": {"type": "Muon", "rest": "LBFGS"}}, "/optimizer/rest", "not_supported"),
+    ({"optimizer": {"type": "Muon", "rest": {"type": "SGD", "beta": 1}}}, "/optimizer/rest/beta", "unknown_field"),
+    ({"optimizer__param_groups": {}}, "/optimizer/param_groups", "wrong_type"),
+    ({"optimizer__param_groups": []}, "/optimizer/param_groups", "out_of_range"),
+    ({"optimizer__param_groups": [{"lr": 1}]}, "/optimizer/param_groups/0/params", "missing"),
+    ({"optimizer__param_groups": [{"params": []}]}, "/optimizer/param_groups/0/params", "out_of_range"),
+    ({"optimizer__param_groups": [{"params": 5}]}, "/optimizer/param_groups/0/params", "wrong_type"),
+    ({"optimizer__param_groups": [{"params": ["0", 1]}]}, "/optimizer/param_groups/0/params/1", "wrong_type"),
+    ({"optimizer__param_groups": [{"params": "0", "lr": -1}]}, "/optimizer/param_groups/0/lr", "out_of_range"),
+    ({"optimizer__param_groups": [{"params": "0", "momentum": 1}]}, "/optimizer/param_groups/0/momentum", "unknown_field"),
+    ({"optimizer__param_groups": [{"params": "0", "fused": True}]}, "/optimizer/param_groups/0/fused", "not_supported"),
+    ({"optimizer__param_groups": [{"params": "0", "frozen": 1}]}, "/optimizer/param_groups/0/frozen", "wrong_type"),
+    ({"optimizer__param_groups": [{"params": "0", "frozen": True, "lr": 1}]}, "/optimizer/param_groups/0/lr", "out_of_range"),
     ({"lr_scheduler": "LambdaLR"}, "/lr_scheduler", "not_supported"),
     ({"lr_scheduler": "SequentialLR"}, "/lr_scheduler", "not_supported"),
     ({"lr_scheduler": "StepLR"}, "/lr_scheduler/step_size", "missing"),
@@ -305,6 +319,6 @@ def test_the_json_schema_names_every_class_and_no_later_field() -> None:
     schema = JobSpec.model_json_schema()
     text = json.dumps(schema)
     assert '"const": "Adam"' in text
-    assert '"const": "LBFGS"' not in text
+    assert '"const": "NLLLoss2d"' not in text
     assert "priority" not in text
     assert set(schema["required"]) == {"dataset", "model", "loss", "optimizer", "batch_size", "epochs"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,11 @@ from workers.trainer.loop import Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import Model
 from workers.trainer.objective import build_loss, complete_loss
-from workers.trainer.optimizers import build_optimizer, build_scheduler
+from workers.trainer.optimizers import build_optimizer
+from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Recorder
+from workers.trainer.schedulers import build_scheduler
 
 CPU = torch.device("cpu")
 
@@ -58,22 +61,22 @@ class Bench:
         training, val = Part(whole.slice(0, count)), Part(whole.slice(count, description.rows))
         torch.manual_seed(spec.seed)
         model = Model(self.module(), list(description.inputs), self.outputs)
-        generator = torch.get_rng_state()
-        with torch.no_grad():
-            given = model(training.slice(0, 2))
-        torch.set_rng_state(generator)
+        tried = Model(copy.deepcopy(model.module), list(description.inputs), self.outputs)
+        with torch.no_grad(), torch.random.fork_rng():
+            given = tried(training.slice(0, 2))
         shapes = {name: tuple(value.shape[1:]) for name, value in given.items()}
         loss = build_loss(complete_loss(spec, description, shapes), training)
         feed = Feed(training, spec.batch_size, shuffle=spec.shuffle, drop_last=spec.drop_last, seed=spec.seed, device=CPU)
-        optimizer = build_optimizer(spec, [*model.module.parameters(), *loss.module.parameters()])
+        optimizing = build_optimizer(spec, Parameters.of(model.module, loss))
         return Steps(
             feed=feed,
             val=val,
             test=Part(whole.slice(0, 0)),
             model=model,
             loss=loss,
-            optimizer=optimizer,
-            scheduler=build_scheduler(spec, optimizer),
+            optimizer=optimizing.optimizer,
+            lr_series=optimizing.lr_series,
+            scheduler=build_scheduler(spec, optimizing.optimizer),
             train_metrics=Metrics(spec, description, loss, CPU),
             eval_metrics=Metrics(spec, description, loss, CPU),
             precision=Precision(spec.precision, CPU),

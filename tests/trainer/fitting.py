@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from jobs.components import LossComponent
 from jobs.spec import parse
 from tests.trainer.test_check import BINARY, COUNTS, LABELS, MULTI, NUMBERS, SIGNS, spec
 from workers.trainer.data import DataDescription, Field
 from workers.trainer.objective import SIGN_LOSSES, Criterion, Shape, build_loss, complete_loss, target_form
+from workers.trainer.param_groups import Parameters
 
 NO_TARGET = DataDescription(100, {"x": Field((4,), 0, 1)}, {}, COUNTS)
 PAIRS = DataDescription(100, {"x": Field((4,), 0, 1)}, {"y": Field((2,), 0, 2, 3)}, COUNTS)
@@ -58,3 +61,10 @@ def fitting(loss: str) -> Fitting:
 def criterion_of(loss: Any, description: DataDescription, outputs: dict[str, Shape]) -> Criterion:
     """The loss over such outputs and data."""
     return build_loss(complete_loss(parse(spec(loss=loss)), description, outputs))
+
+
+def parameters_for(optimizer: str) -> Parameters:
+    """Parameters that the optimizer can train."""
+    if optimizer == "SparseAdam":
+        return Parameters.of(nn.Embedding(5, 3, sparse=True), None)
+    return Parameters.of(nn.Linear(4, 3, bias=optimizer != "Muon"), None)

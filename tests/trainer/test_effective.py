@@ -10,10 +10,11 @@ from torch import Tensor
 from jobs.catalog import Argument, Entry
 from jobs.components import LossComponent
 from jobs.spec import parse
-from tests.trainer.fitting import fitting
+from tests.trainer.fitting import fitting, parameters_for
 from tests.trainer.test_check import IMAGES, MULTI, ask, spec, usable
-from workers.trainer import fit
+from workers.trainer import fit, optimizers
 from workers.trainer.objective import target_form
+from workers.trainer.schedulers import build_scheduler
 
 # Values that no default has; by the argument's name where its own rules want more than a fraction.
 UNUSUAL: dict[str, Any] = {
@@ -30,7 +31,13 @@ UNUSUAL: dict[str, Any] = {
     "beta2_decay": -0.5,
     "alpha": 0.625,
     "d": 2.5,
-    "cutoffs": [1],
+    "max_iter": 7,
+    "max_eval": 9,
+    "history_size": 5,
+    "line_search_fn": "strong_wolfe",
+    "ns_steps": 4,
+    "ns_coefficients": [3.0, -4.0, 2.0],
+    "adjust_lr_fn": "match_rms_adamw",
     "div_value": 3.0,
     "blank": 2,
     "in_features": 5,
@@ -90,17 +97,55 @@ def test_a_losss_leaves_tell_what_feeds_it_and_what_was_inferred(loss: str) -> N
 
 @pytest.mark.parametrize("entry", usable("optimizers"), ids=lambda e: e.name)
 def test_an_optimizer_is_read_back(entry: Entry) -> None:
+    """Each argument of the optimizer, and each given to one group only, where the scheduler has moved the live rate already."""
     values = given(entry)
-    found = ask(spec(optimizer={"type": entry.name, **values}, lr_scheduler={"type": "LinearLR"}), MULTI)
-    assert found["problems"] == []
-    assert found["effective_spec"]["optimizer"] == {"type": {"value": entry.name, "source": "given"}, **leaves(values)}
+    assert all(
+        values[n] != a.default for n, a in entry.arguments.items() if n in values and (entry.name, n) != ("SGD", "dampening")
+    )
+    groups = [{"params": "*weight", **values}]
+    for body in ({"type": entry.name, **values}, {"type": entry.name, "param_groups": groups}):
+        read = parse(spec(optimizer=body, lr_scheduler={"type": "LinearLR"}))
+        made, problems = optimizers.check_optimizer(read, parameters_for(entry.name))
+        if entry.name == "LBFGS" and "param_groups" in body:
+            assert "parameter groups" in problems[0].detail
+            continue
+        assert made is not None, problems
+        build_scheduler(read, made.optimizer)
+        live = optimizers.read_back(read, made)["0" if "param_groups" in body else ""]
+        assert {name: list(v) if isinstance(v, tuple) else v for name, v in live.items()} == values
 
 
 @pytest.mark.parametrize("entry", usable("optimizers"), ids=lambda e: e.name)
 def test_what_was_left_out_is_torchs_default(entry: Entry) -> None:
-    found = ask(spec(optimizer=entry.name), MULTI)["effective_spec"]["optimizer"]
-    assert {leaf["source"] for name, leaf in found.items() if name != "type"} == {"default"}
-    assert found["lr"]["value"] == entry.arguments["lr"].default
+    read = parse(spec(optimizer=entry.name))
+    made, _ = optimizers.check_optimizer(read, parameters_for(entry.name))
+    assert made is not None
+    live = optimizers.read_back(read, made)[""]
+    derived = {"max_eval": 25} if entry.name == "LBFGS" else {}  # max_iter * 5 // 4
+    defaults = {name: argument.default for name, argument in entry.usable().items()} | derived
+    assert {name: list(v) if isinstance(v, tuple) else v for name, v in live.items()} == defaults
+
+
+def test_an_optimizers_leaves_tell_groups_and_rest() -> None:
+    body = {
+        "type": "Muon",
+        "lr": 0.02,
+        "param_groups": [{"params": "0.weight", "lr": 0.5}, {"params": "1", "frozen": True}],
+        "rest": {"type": "AdamW", "lr": 0.25},
+    }
+    layers = [{"type": "Linear", "out_features": n} for n in (4, 5, 3)]
+    found = ask(spec(optimizer=body, model={"type": "Sequential", "layers": layers}), MULTI)
+    assert found["parameters"] == {"total": 20 + 25 + 18, "trainable": 20 + 18}
+    told = found["effective_spec"]["optimizer"]
+    assert told["lr"] == {"value": 0.02, "source": "given"}
+    assert told["momentum"] == {"value": 0.95, "source": "default"}
+    assert [group["params"]["value"] for group in told["param_groups"]] == [["0.weight"], ["1"]]
+    assert [group["frozen"]["value"] for group in told["param_groups"]] == [False, True]
+    assert told["param_groups"][0]["lr"] == {"value": 0.5, "source": "given"}
+    assert told["param_groups"][0]["momentum"] == {"value": 0.95, "source": "default"}
+    assert told["rest"]["type"] == {"value": "AdamW", "source": "given"}
+    assert told["rest"]["lr"] == {"value": 0.25, "source": "given"}
+    assert told["rest"]["params"] == {"value": ["0.bias", "2.bias"], "source": "inferred"}
 
 
 def test_plain_fields_and_inferred_sizes_tell_their_source() -> None:

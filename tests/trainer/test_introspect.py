@@ -56,7 +56,7 @@ def test_modules_take_their_arguments(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", usable("optimizers"), ids=lambda e: e.name)
 def test_optimizers_take_their_arguments(entry: Entry) -> None:
-    getattr(optim, entry.name)([nn.Parameter(torch.zeros(2))], **arguments(entry))
+    getattr(optim, entry.name)([nn.Parameter(torch.zeros(2, 2))], **arguments(entry))
 
 
 @pytest.mark.parametrize("entry", usable("lr_schedulers"), ids=lambda e: e.name)

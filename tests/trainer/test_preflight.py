@@ -13,6 +13,7 @@ from jobs.spec import parse
 from tests.trainer.test_check import IMAGES, MULTI, spec
 from workers.trainer.model import batch_rows, build, complete
 from workers.trainer.optimizers import build_optimizer
+from workers.trainer.param_groups import Parameters
 from workers.trainer.preflight import activation_bytes, optimizer_state_bytes, preflight
 
 
@@ -68,10 +69,11 @@ STEPS_ON_ITS_OWN = set(catalog().section("optimizers")) - {"LBFGS", "SparseAdam"
 @pytest.mark.parametrize("name", sorted(STEPS_ON_ITS_OWN))
 def test_optimizer_state_is_that_of_a_real_step(name: str) -> None:
     job = parse(spec(optimizer=name))
-    parameters = [nn.Parameter(torch.zeros(7, 5)), nn.Parameter(torch.zeros(7)), nn.Parameter(torch.zeros(3, 2, 4))]
-    optimizer = build_optimizer(job, parameters)
-    for parameter in parameters:
+    shapes = {"0.weight": (7, 5), "0.bias": (7,), "1.weight": (3, 2, 4)}
+    named = [(n, nn.Parameter(torch.zeros(shape))) for n, shape in shapes.items()]
+    optimizer = build_optimizer(job, Parameters(named)).optimizer
+    for _, parameter in named:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    states = [v for p in parameters for v in optimizer.state[p].values() if isinstance(v, torch.Tensor)]
-    assert optimizer_state_bytes(job, parameters) == sum(v.numel() * v.element_size() for v in states)
+    states = [v for _, p in named for v in optimizer.state[p].values() if isinstance(v, torch.Tensor)]
+    assert optimizer_state_bytes(job, Parameters(named)) == sum(v.numel() * v.element_size() for v in states)

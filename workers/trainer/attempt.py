@@ -29,9 +29,11 @@ from workers.trainer.loop import Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import BuildProblem, build, complete
 from workers.trainer.objective import OUTPUT, build_loss, complete_loss
-from workers.trainer.optimizers import build_optimizer, build_scheduler
+from workers.trainer.optimizers import build_optimizer
+from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
+from workers.trainer.schedulers import build_scheduler
 
 MESSAGE_CHARACTERS = 2000
 
@@ -179,18 +181,19 @@ class Attempt:
         torch.manual_seed(spec.seed)
         model = build(completed)
         loss = build_loss(completed_loss, parts.train)
-        optimizer = build_optimizer(spec, [*model.module.parameters(), *loss.module.parameters()])
-        scheduler = build_scheduler(spec, optimizer)
+        optimizing = build_optimizer(spec, Parameters.of(model.module, loss))
+        scheduler = build_scheduler(spec, optimizing.optimizer)
         model.module.to(device)
         loss.module.to(device)
-        effective = effective_spec(spec, completed, loss, optimizer, scheduler, str(device))
+        effective = effective_spec(spec, completed, loss, optimizing, scheduler, str(device))
         steps = Steps(
             feed=_feed(spec, parts.train, device),
             val=parts.val.to(device),
             test=parts.test.to(device),
             model=model,
             loss=loss,
-            optimizer=optimizer,
+            optimizer=optimizing.optimizer,
+            lr_series=optimizing.lr_series,
             scheduler=scheduler,
             train_metrics=Metrics(spec, description, loss, device),
             eval_metrics=Metrics(spec, description, loss, device),

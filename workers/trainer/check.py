@@ -23,11 +23,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch
 
 from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
-from workers.trainer import fit, metrics, optimizers
+from workers.trainer import fit, metrics, optimizers, schedulers
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
-from workers.trainer.model import BuildProblem, CompletedLayer, batch_rows, complete, construct
+from workers.trainer.model import BuildProblem, batch_rows, build, complete
 from workers.trainer.objective import OUTPUT
+from workers.trainer.param_groups import Parameters
 from workers.trainer.preflight import preflight
 
 WARM_UP = DataDescription(
@@ -57,28 +58,25 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> d
     outputs = {OUTPUT: layers[-1].output_shape}
     loss, found = fit.check_loss(spec, description, outputs) if not problems else (None, [])
     problems += found
-    parameters = [*_meta_parameters(layers), *(loss.parameters().values() if loss is not None else ())]
+    with torch.device("meta"):
+        parameters = Parameters.of(build(layers).module, loss)
+    optimizing, found = optimizers.check_optimizer(spec, parameters)
+    problems += found
     steps = _scheduler_steps(spec, description)
-    optimizer, scheduler, found = optimizers.check_optimizer(spec, parameters, steps)
+    scheduler, found = schedulers.check_scheduler(spec, optimizing, steps) if optimizing is not None else (None, [])
     problems += found
     if loss is not None and not problems:
         problems = metrics.check(spec, description, loss, outputs)
-    if problems or optimizer is None or loss is None:
+    if problems or optimizing is None or loss is None:
         return {"problems": _plain(problems)}
-    total = sum(p.numel() for p in parameters)
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    total = sum(p.numel() for _, p in parameters.named)
+    trainable = sum(p.numel() for _, p in parameters.named if p.requires_grad)
     return {
         "problems": [],
-        "effective_spec": effective_spec(spec, layers, loss, optimizer, scheduler),
+        "effective_spec": effective_spec(spec, layers, loss, optimizing, scheduler),
         "parameters": {"total": total, "trainable": trainable},
         "preflight": preflight(spec, description, layers) if more else None,
     }
-
-
-def _meta_parameters(layers: list[CompletedLayer]) -> list[torch.nn.Parameter]:
-    with torch.device("meta"):
-        modules = [construct(layer.type, layer.arguments) for layer in layers]
-    return [p for module in modules for p in module.parameters()]
 
 
 def _scheduler_steps(spec: JobSpec, description: DataDescription) -> int:

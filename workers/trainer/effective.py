@@ -11,13 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from jobs.spec import Component, JobSpec
 from workers.trainer.components import live_arguments
 from workers.trainer.model import CompletedLayer
 from workers.trainer.objective import Criterion
+from workers.trainer.optimizers import Optimizing, read_back
+from workers.trainer.param_groups import REST
 
 OF_COMPONENTS = ("model", "loss", "optimizer", "lr_scheduler", "metrics")
 
@@ -26,7 +27,7 @@ def effective_spec(
     spec: JobSpec,
     layers: Sequence[CompletedLayer],
     loss: Criterion,
-    optimizer: Optimizer,
+    optimizing: Optimizing,
     scheduler: LRScheduler | None,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def effective_spec(
         "layers": [_component(c, layer.live, layer.inferred) for c, layer in zip(spec.model.layers, layers, strict=True)],
     }
     found["loss"] = _component(spec.loss, loss.read_back(), loss.loss.inferred) | {"inputs": _routes(spec.loss.inputs, loss)}
-    found["optimizer"] = _component(spec.optimizer, live_arguments("optimizers", spec.optimizer, optimizer))
+    found["optimizer"] = _optimizer(spec, optimizing)
     found["lr_scheduler"] = _leaf(None, "default")
     if spec.lr_scheduler is not None and scheduler is not None:
         component = _component(spec.lr_scheduler, live_arguments("lr_schedulers", spec.lr_scheduler, scheduler))
@@ -72,6 +73,26 @@ def _component(component: Component, live: dict[str, Any], inferred: frozenset[s
         for name, value in live.items()
     }
     return {"type": _leaf(component.type, "given"), **leaves}
+
+
+def _optimizer(spec: JobSpec, optimizing: Optimizing) -> dict[str, Any]:
+    """The optimizer with its groups and its rest; a group's arguments that it was not given are the optimizer's."""
+    live, groups = read_back(spec, optimizing), spec.optimizer.param_groups
+    found = _component(spec.optimizer, live[""])
+    if groups is not None:
+        found["param_groups"] = [
+            {"params": _leaf(group.params, "given"), "frozen": _leaf(group.frozen, "given" if group.frozen else "default")}
+            | _given_or_default(live.get(str(index), {}), group.arguments())
+            for index, group in enumerate(groups)
+        ]
+    if spec.optimizer.rest is not None:
+        params = {"params": _leaf(optimizing.matched[REST], "given" if spec.optimizer.rest.params else "inferred")}
+        found["rest"] = _component(spec.optimizer.rest, live[REST]) | params
+    return found
+
+
+def _given_or_default(live: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    return {name: _leaf(value, "given" if name in given else "default") for name, value in live.items()}
 
 
 def _routes(given: dict[str, str] | None, loss: Criterion) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from workers.trainer.data import Batch, Part, size
@@ -57,6 +57,7 @@ class Steps:
     model: Model
     loss: Criterion
     optimizer: Optimizer
+    lr_series: list[str]  # one for each of the optimizer's groups
     scheduler: LRScheduler | None
     train_metrics: Metrics
     eval_metrics: Metrics
@@ -140,25 +141,53 @@ def iterate(steps: Steps, position: Position, report: Report, batches: Iterator[
     """One iteration: one update of the parameters on one batch, or on the gradients of several (rule 6)."""
     number = position.iteration + 1
     position.iteration, position.within = number, position.within + 1
-    losses: list[Tensor] = []
-    for batch in batches:
-        report.progressed(position.epoch, number, size(batch))
+    for name, group in zip(steps.lr_series, steps.optimizer.param_groups, strict=True):
+        report.add(name, number, float(group["lr"]))
+    if isinstance(steps.optimizer, LBFGS):
+        losses = [_closure_step(steps, position, report, batch) for batch in batches]
+        report.add("train/loss", number, mean(losses))
+    else:
+        losses = [_gradients(steps, position, report, batch, first=index == 0) for index, batch in enumerate(batches)]
+        report.add("train/loss", number, mean(losses))
+        if steps.max_grad_norm is not None:
+            steps.precision.unscale(steps.optimizer)
+            report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.parameters(), steps.max_grad_norm))
+        steps.precision.step(steps.optimizer)
+    if steps.scheduler is not None and steps.scheduler_interval == "iteration":
+        _advance(steps.scheduler, losses[-1])
+
+
+def _gradients(steps: Steps, position: Position, report: Report, batch: Batch, *, first: bool) -> Tensor:
+    """Forward, loss and backward on one batch; its loss, undivided."""
+    report.progressed(position.epoch, position.iteration, size(batch))
+    with steps.precision.autocast():
+        outputs = steps.model(batch)
+        loss = steps.loss(outputs, batch)
+    if first:
+        steps.optimizer.zero_grad()
+    steps.precision.backward(loss if steps.accumulate == 1 else loss / steps.accumulate)
+    steps.train_metrics.update(outputs, batch)
+    return loss.detach()
+
+
+def _closure_step(steps: Steps, position: Position, report: Report, batch: Batch) -> Tensor:
+    """One step of LBFGS, which evaluates the loss as often as it wants; the loss of its first evaluation."""
+    report.progressed(position.epoch, position.iteration, size(batch))
+    seen: list[Tensor] = []
+
+    def closure() -> Tensor:
+        steps.optimizer.zero_grad()
         with steps.precision.autocast():
             outputs = steps.model(batch)
             loss = steps.loss(outputs, batch)
-        if not losses:
-            steps.optimizer.zero_grad()
-        losses.append(loss.detach())
-        steps.precision.backward(loss if steps.accumulate == 1 else loss / steps.accumulate)
-        steps.train_metrics.update(outputs, batch)
-    report.add("train/loss", number, mean(losses))
-    if steps.max_grad_norm is not None:
-        steps.precision.unscale(steps.optimizer)
-        report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.parameters(), steps.max_grad_norm))
-    report.add("lr", number, float(steps.optimizer.param_groups[0]["lr"]))
-    steps.precision.step(steps.optimizer)
-    if steps.scheduler is not None and steps.scheduler_interval == "iteration":
-        _advance(steps.scheduler, losses[-1])
+        if not seen:
+            seen.append(loss.detach())
+            steps.train_metrics.update(outputs, batch)
+        steps.precision.backward(loss)
+        return loss
+
+    steps.optimizer.step(closure)  # type: ignore[arg-type]
+    return seen[0]
 
 
 def mean(losses: Sequence[Tensor]) -> Tensor:

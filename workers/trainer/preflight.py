@@ -7,7 +7,6 @@ its own grows. All of it is an estimate: the process itself, torch's workspaces 
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from jobs.spec import JobSpec
 from workers.trainer.data import DataDescription, Field
 from workers.trainer.model import CompletedLayer, Model, batch_rows, build
 from workers.trainer.optimizers import build_optimizer
+from workers.trainer.param_groups import Parameters
 
 BYTES = 4  # of a float32
 
@@ -35,7 +35,7 @@ def preflight(spec: JobSpec, description: DataDescription, layers: Sequence[Comp
     memory = {
         "parameters": sum(t.numel() * t.element_size() for t in model.module.state_dict().values()),
         "gradients": trainable,
-        "optimizer_state": optimizer_state_bytes(spec, parameters),
+        "optimizer_state": optimizer_state_bytes(spec, Parameters.of(model.module, None)),
         "activations": activation_bytes(model, description, batch_rows(spec, description)),
         "data": description.rows * sum(field_bytes(f) for f in (*description.inputs.values(), *description.targets.values())),
     }
@@ -76,23 +76,24 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def optimizer_state_bytes(spec: JobSpec, parameters: Sequence[nn.Parameter]) -> int:
+def optimizer_state_bytes(spec: JobSpec, parameters: Parameters) -> int:
     """Of the optimizer's state after its first steps."""
     if spec.optimizer.type == "LBFGS":
         history = int(spec.optimizer.arguments().get("history_size", 100))
-        return (2 * history + 3) * sum(p.numel() for p in parameters) * BYTES
-    small = [nn.Parameter(torch.zeros([min(size, 2) for size in p.shape])) for p in parameters]
-    optimizer = build_optimizer(spec, small)
-    for parameter in small:
-        parameter.grad = torch.zeros_like(parameter)
-    with contextlib.suppress(RuntimeError):  # SparseAdam wants sparse gradients, which only training makes
-        optimizer.step()
-    return sum(_grown(optimizer, mini, full) for mini, full in zip(small, parameters, strict=True))
+        return (2 * history + 3) * sum(p.numel() for _, p in parameters.named) * BYTES
+    small = {name: nn.Parameter(torch.zeros([min(size, 2) for size in p.shape])) for name, p in parameters.named}
+    made = build_optimizer(spec, Parameters(list(small.items()), parameters.sparse))
+    for name, parameter in small.items():
+        gradient = torch.zeros_like(parameter)
+        parameter.grad = gradient.to_sparse(1) if name in parameters.sparse else gradient
+    made.optimizer.step()
+    parts = [made.main] if made.rest is None else [made.main, made.rest]
+    return sum(_grown(part, small[name], p) for part in parts for name, p in parameters.named)
 
 
 def _grown(optimizer: Optimizer, small: nn.Parameter, full: nn.Parameter) -> int:
     """Bytes of the state of `full`, after the state that the stand-in has: a dimension kept in it grows as the parameter's."""
-    tensors = [value for value in optimizer.state[small].values() if isinstance(value, Tensor)]
+    tensors = [value for value in optimizer.state.get(small, {}).values() if isinstance(value, Tensor)]
     return sum(
         math.prod(
             full.shape[axis] if state.dim() == full.dim() and size == small.shape[axis] else size

@@ -273,7 +273,8 @@ def _check_shared(found: dict[Place, Held]) -> None:
 
 def _path(mode: str, place: Place) -> str:
     """The dotted name under which the module holds what is at a place; a constant has one that no user's tensor has."""
-    return f"_exported_constants.{mode}.{place.name.replace('.', '_')}" if place.kind == "constant" else place.name
+    constant = place.name.replace("_", "__").replace(".", "_")
+    return f"_exported_constants.{mode}_{constant}" if place.kind == "constant" else place.name
 
 
 def _output(name: str, two: Tensor, three: Tensor) -> TensorSpec:

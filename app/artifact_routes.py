@@ -26,7 +26,7 @@ router = APIRouter(tags=["artifacts"])
 MEDIA_TYPES = {".json": "application/json"}
 OTHER_MEDIA_TYPE = "application/octet-stream"
 UNFINISHED = ".tmp"
-RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
+RANGE = re.compile(r"bytes=(?:(\d{1,99})-(\d{0,99})|-(\d{1,99}))")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -74,6 +74,7 @@ def _media_type(path: Path) -> str:
     return MEDIA_TYPES.get(path.suffix, OTHER_MEDIA_TYPE)
 
 
+@router.head("/v1/jobs/{job_id}/artifacts/{name}", include_in_schema=False)
 @router.get(
     "/v1/jobs/{job_id}/artifacts/{name}",
     summary="Download a result",

@@ -147,6 +147,9 @@ class Checker:
             log.warning("the checker %s and is replaced", "hung" if isinstance(error, Empty) else "died")
             self._replace()
             raise CheckerUnavailable("the checker gave no answer and is being restarted") from error
+        if "error" in message:  # not "no problems": nothing is queued unchecked
+            log.error("the checker failed on a spec: %s", message["error"])
+            raise CheckerUnavailable("the checker could not come to an answer")
         found = {name: message.get(name) or {} for name in ("effective_spec", "parameters", "preflight")}
         return Answer(message.get("problems") or [], **found)
 

@@ -10,6 +10,8 @@ from typing import Any
 from jobs.states import RUNNING
 from jobs.store import Job
 
+LONGEST_ESTIMATE_SECONDS = 10 * 365 * 86_400
+
 
 def timestamp(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC with milliseconds, or None."""
@@ -20,21 +22,20 @@ def timestamp(moment: datetime | None) -> str | None:
 
 def job_body(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
     """The job as JSON values. `summary` is {series: {"last", "min", "max"}} as Curves.summary gives it."""
-    spec = json.loads(job.spec)
     return {
         "object": "job",
         "id": job.id,
         "name": job.name,
         "status": job.state,
         "failure": _failure(job),
-        "progress": _progress(job, spec),
+        "progress": _progress(job),
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
         "cancel_requested": job.cancel_requested_at is not None,
         "pause_requested": job.pause_requested_at is not None,
         "device": job.device,
         "environment": job.environment,
-        "spec": spec,
+        "spec": json.loads(job.spec),
         "effective_spec": job.effective_spec,
         "parameters": job.parameters,
         "summary": summary,
@@ -66,20 +67,20 @@ def _failure(job: Job) -> dict[str, str] | None:
     return found if job.failure.pointer is None else found | {"pointer": job.failure.pointer}
 
 
-def _progress(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _progress(job: Job) -> dict[str, Any]:
     return {
         "epoch": job.epoch,
         "epochs": job.epochs,
         "iteration": job.iteration,
         "iterations": job.iterations,
         "samples_per_second": job.samples_per_second,
-        "estimated_finish_at": timestamp(_estimated_finish(job, int(spec["batch_size"]))),
+        "estimated_finish_at": timestamp(_estimated_finish(job)),
     }
 
 
-def _estimated_finish(job: Job, batch_size: int) -> datetime | None:
-    """Now, and the time that the samples left take at the latest speed."""
-    if job.state != RUNNING or job.iterations is None or not job.samples_per_second:
+def _estimated_finish(job: Job) -> datetime | None:
+    """Now, and the time that the samples left take at the latest speed; None when that is beyond any calendar."""
+    if job.state != RUNNING or not job.iterations or job.samples is None or not job.samples_per_second:
         return None
-    samples_left = (job.iterations - job.iteration) * batch_size
-    return datetime.now(UTC) + timedelta(seconds=samples_left / job.samples_per_second)
+    seconds = job.samples * (1 - job.iteration / job.iterations) / job.samples_per_second
+    return datetime.now(UTC) + timedelta(seconds=seconds) if seconds < LONGEST_ESTIMATE_SECONDS else None

@@ -14,9 +14,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.body import is_text
-from app.problems import Problem, error, invalid_spec, not_understood, too_large, wrong_media_type
+from app.problems import Problem, error, not_understood, too_large, wrong_media_type
 
 PART = "file"
+NOT_TAKEN = "The file cannot be taken"
 MAX_NAME_CHARACTERS = 255
 FRAMING_BYTES = 64 * 1024  # what boundaries and part headers may add to a file of the greatest size
 
@@ -56,7 +57,8 @@ class _Receiver:
         }
 
     def _header_ended(self) -> None:
-        self._headers[self._header.decode("latin-1").lower()] = self._value.decode("utf-8", "replace")
+        # latin-1 keeps every byte: parse_options_header gives them back, to be read as UTF-8.
+        self._headers[self._header.decode("latin-1").lower()] = self._value.decode("latin-1")
         self._header.clear()
         self._value.clear()
 
@@ -64,7 +66,8 @@ class _Receiver:
         disposition, options = parse_options_header(self._headers.get("content-disposition", ""))
         part = options.get(b"name", b"").decode("utf-8", "replace")
         if disposition != b"form-data" or part != PART or b"filename" not in options or self.name:
-            raise invalid_spec([error("", "unknown_part", f"send exactly one file, as the part named {PART!r}")])
+            detail = f"send exactly one file, as the part named {PART!r}"
+            raise Problem(422, "invalid-file", NOT_TAKEN, detail, [error("", "unknown_part", detail)])
         self.name = _plain_name(options[b"filename"].decode("utf-8", "replace"))
         self.media_type = self._headers.get("content-type")
 
@@ -109,5 +112,5 @@ def _plain_name(sent: str) -> str:
     """The file's own name without the folders that some clients send; it is shown, never used as a path."""
     name = sent.replace("\\", "/").rpartition("/")[2][:MAX_NAME_CHARACTERS]
     if not name or not is_text(name):
-        raise Problem(422, "invalid-file", "The file cannot be taken", "the file has no usable name")
+        raise Problem(422, "invalid-file", NOT_TAKEN, "the file has no usable name")
     return name

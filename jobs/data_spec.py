@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from jobs.components import Strict
 
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 SPLIT_TOLERANCE = 1e-9
+
+
+class OneOrMore:
+    """The schema of a list that may be written as its only member; `parse` makes a list of it."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        several = handler(core_schema)
+        return {"anyOf": [several["items"], several]}
 
 
 class BuiltinDataset(Strict):
@@ -22,7 +30,7 @@ class BuiltinDataset(Strict):
 class FileDataset(Strict):
     type: Literal["file"]
     id: Annotated[str, StringConstraints(pattern=r"^file_[0-9a-f]{24}$")]
-    target: Annotated[list[ColumnName], Field(min_length=1, max_length=256)]
+    target: Annotated[list[ColumnName], Field(min_length=1, max_length=256), OneOrMore()]
     features: Annotated[list[ColumnName], Field(min_length=1, max_length=4096)] | None = None
     categorical: Annotated[list[ColumnName], Field(max_length=4096)] = []
     normalize: Literal["none", "standard", "minmax"] = "none"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from jobs.arguments import SpecProblem, did_you_mean, escape, shown
 
 MAX_DEPTH = 32
+MAX_KEY = 1000  # characters
 TAGS = ("builtin", "file")
 # pydantic's words for what went wrong, in ours. Anything else is a value of the right type out of its range.
 CODES = {
@@ -59,7 +60,9 @@ def unreadable(body: object) -> Iterator[SpecProblem]:
         elif isinstance(value, list):
             waiting += ((f"{pointer}/{i}", member, depth + 1) for i, member in enumerate(value))
         elif isinstance(value, dict):
-            if not all(isinstance(key, str) and _is_text(key) for key in value):
+            if any(len(str(key)) > MAX_KEY for key in value):
+                yield SpecProblem(pointer, "out_of_range", f"a key of this object has more than {MAX_KEY} characters")
+            elif not all(isinstance(key, str) and _is_text(key) for key in value):
                 yield SpecProblem(pointer, "not_text", "a key of this object holds a NUL or half of a surrogate pair")
             else:
                 waiting += ((f"{pointer}/{escape(key)}", member, depth + 1) for key, member in value.items())

@@ -64,12 +64,14 @@ class Queue(Registry):
         effective_spec: Mapping[str, Any],
         parameters: Mapping[str, int],
         iterations: int,
+        samples: int,
         device: str,
         resumed_from: int = 0,
         notes: Sequence[str] = (),
     ) -> Job:
         """The first iteration is next. The job keeps the environment in which its curve began. Raises LostLease."""
-        built = {"effective_spec": dict(effective_spec), "parameters": dict(parameters), "iterations": iterations}
+        built: dict[str, Any] = {"effective_spec": dict(effective_spec), "parameters": dict(parameters)}
+        built |= {"iterations": iterations, "samples": samples}
         with writing(self.engine) as connection:
             began = {"environment": dict(environment), "epoch": 0} if resumed_from == 0 else {}
             first_start = sa.func.coalesce(t.jobs.c.started_at, sa.literal(now(), t.UtcDateTime()))

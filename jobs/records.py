@@ -32,6 +32,7 @@ class Job:
     epochs: int
     iteration: int
     iterations: int | None
+    samples: int | None  # rows that the whole run trains on, each as often as it is used
     samples_per_second: float | None
     attempt: int  # claims so far: 0 before the first; the fencing number of the present or last one
     attempts_spent: int  # attempts that count against max_attempts; a give-back does not

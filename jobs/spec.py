@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, StringConstraints, ValidationError, field_validator
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 MAX_METRICS = 32
+MAX_PROBLEMS = 100  # more are no help, and each costs a search for the word that was meant
 MAX_METADATA_BYTES = 16384
 
 
@@ -123,19 +125,20 @@ def threads_for(spec: JobSpec) -> int:
 
 
 def parse(body: object) -> JobSpec:
-    """The spec of a decoded JSON document. Raises InvalidSpec with every problem at once."""
+    """The spec of a decoded JSON document. Raises InvalidSpec with every problem at once, MAX_PROBLEMS of them at most."""
     if not isinstance(body, dict):
         raise InvalidSpec([SpecProblem("", "wrong_type", f"a spec is a JSON object, not {shown(body)}")])
-    if problems := list(unreadable(body)):
+    if problems := list(islice(unreadable(body), MAX_PROBLEMS)):
         raise InvalidSpec(problems)
     long = _long_form(body)
-    problems = [*deferred(long), *_components(long)]
+    problems = list(islice(chain(deferred(long), _components(long)), MAX_PROBLEMS))
     try:
         spec = JobSpec.model_validate(long)
     except ValidationError as error:
         # What was already said of a member (a field of a later release is also an unknown one) is not said twice.
         claimed = tuple(p.pointer for p in problems)
-        problems += [p for p in explained(error, MODELS) if not any(_within(p.pointer, c) for c in claimed)]
+        more = (p for p in explained(error, MODELS) if not any(_within(p.pointer, c) for c in claimed))
+        problems += islice(more, MAX_PROBLEMS - len(problems))
     problems = problems or list(_contradictions(spec))
     if problems:
         raise InvalidSpec([posted(problem, body) for problem in problems])

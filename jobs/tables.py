@@ -62,6 +62,7 @@ jobs = sa.Table(
     sa.Column("epochs", sa.Integer, nullable=False),
     sa.Column("iteration", sa.BigInteger, nullable=False),
     sa.Column("iterations", sa.BigInteger),
+    sa.Column("samples", sa.BigInteger),
     sa.Column("samples_per_second", sa.Double),
     sa.Column("device", sa.String(32)),
     sa.Column("threads", sa.Integer, nullable=False),

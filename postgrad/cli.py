@@ -97,7 +97,7 @@ def submit(
 def read_spec(path: Path) -> Any:
     """The file's JSON. Ends the command when there is none."""
     try:
-        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
+        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"), parse_constant=_no_json)
     except OSError as error:
         raise _bad(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -110,7 +110,7 @@ def apply(body: Any, change: str) -> None:
     if not equals:
         raise _bad(f"--set wants PATH=VALUE, got {change!r}")
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_json)
     except ValueError:
         value = text
     *parents, last = path.split(".")
@@ -124,6 +124,10 @@ def apply(body: Any, change: str) -> None:
             holder[last] = value
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _bad(f"--set {path}: there is no such place in the spec") from error
+
+
+def _no_json(literal: str) -> Any:
+    raise ValueError(f"{literal} is not JSON")
 
 
 def _bad(message: str) -> typer.Exit:

@@ -53,6 +53,7 @@ class Started:
     effective_spec: dict[str, Any]
     parameters: dict[str, int]  # {"total", "trainable"}
     iterations: int  # of the whole run
+    samples: int  # rows that the whole run trains on, each as often as it is used
     resumed_from: int  # iteration of the checkpoint, 0 for a fresh start: points after it are to be dropped
     notes: list[str]  # sentences for the job's events, such as a changed environment
 

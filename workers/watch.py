@@ -110,6 +110,7 @@ class Watch:
             effective_spec=message.effective_spec,
             parameters=message.parameters,
             iterations=message.iterations,
+            samples=message.samples,
             device=self.slot.device,
             resumed_from=message.resumed_from,
             notes=message.notes,

@@ -52,6 +52,13 @@ def test_a_download_carries_its_digest(client: httpx.Client, job_id: str) -> Non
     assert (again.status_code, again.content) == (304, b"")
 
 
+def test_head_tells_size_and_digest_without_the_bytes(client: httpx.Client, job_id: str) -> None:
+    answer = client.head(path(job_id))
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == str(len(CONTENT))
+    assert answer.headers["etag"] == client.get(path(job_id)).headers["etag"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [

@@ -44,6 +44,19 @@ def running(script: str, seconds: float = 5.0) -> Iterator[Checker]:
         checker.close()
 
 
+FAULTY = """
+import json, sys
+print(json.dumps({"ready": True, "torch": "9.9"}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"id": json.loads(line)["id"], "error": "KeyError: 'type'"}), flush=True)
+"""
+
+
+def test_a_checker_that_failed_has_not_found_the_spec_good() -> None:
+    with running(FAULTY) as checker, pytest.raises(CheckerUnavailable, match="could not come to an answer"):
+        checker.ask({}, "/nowhere")
+
+
 def until_answered(checker: Checker) -> int:
     deadline = time.monotonic() + 20
     while True:

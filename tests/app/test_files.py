@@ -94,3 +94,11 @@ def test_a_target_given_as_one_word_is_pointed_to_as_it_stands(client: httpx.Cli
     answer = client.post("/v1/jobs", json=spec)
     assert answer.status_code == 422
     assert "/dataset/target" in [e["pointer"] for e in answer.json()["errors"]]
+
+
+@pytest.mark.parametrize("name", ["✓.csv", "日本.csv", "é.csv"])
+def test_a_name_in_any_script_is_kept(client: httpx.Client, name: str) -> None:
+    head = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    body = head.encode() + b"a,b\n1,2\n3,4\n" + f"{len(name)},{ord(name[0])}\n".encode() + b"\r\n--x--\r\n"
+    answer = client.post("/v1/files", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert (answer.status_code, answer.json()["name"]) == (201, name)

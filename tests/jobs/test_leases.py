@@ -33,6 +33,7 @@ def start(store: Store, job_id: str, attempt: int, torch: str = "2.13", resumed_
         effective_spec={"lr": {"value": 0.1, "source": "given"}},
         parameters={"total": 5, "trainable": 4},
         iterations=40,
+        samples=1200,
         device="cpu",
         resumed_from=resumed_from,
         notes=["a note"],

@@ -322,3 +322,9 @@ def test_the_json_schema_names_every_class_and_no_later_field() -> None:
     assert '"const": "NLLLoss2d"' not in text
     assert "priority" not in text
     assert set(schema["required"]) == {"dataset", "model", "loss", "optimizer", "batch_size", "epochs"}
+
+
+def test_what_is_wrong_without_end_is_cut_short() -> None:
+    assert len(problems(changed(**{f"field{number}": 1 for number in range(10_000)}))) == 100
+    (problem,) = problems(changed(**{"x" * 2_000_000: 1}))
+    assert len(problem.pointer) + len(problem.detail) < 200

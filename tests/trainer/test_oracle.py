@@ -234,6 +234,20 @@ def test_without_shuffle(sets: Path, tmp_path: Path) -> None:
     same(service, textbook.run(textbook.digits(), Recipe(batch_size=64, epochs=2, seed=3, shuffle=False), cnn))
 
 
+def test_a_layer_that_works_in_place_leaves_the_data_alone(sets: Path, tmp_path: Path) -> None:
+    layers = [{"type": "LeakyReLU", "negative_slope": 0.5, "inplace": True}, "Flatten", {"type": "Linear", "out_features": 1}]
+    changed = {"model": {"type": "Sequential", "layers": layers}, "lr_scheduler": None}
+
+    def build() -> Built:
+        model = nn.Sequential(nn.LeakyReLU(0.5), nn.Flatten(), nn.Linear(10, 1))
+        return model, nn.HuberLoss(delta=1.5), torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.02), None
+
+    service = job(sets, tmp_path, REGRESSION | changed)
+    service.attempt()
+    recipe = Recipe(batch_size=16, epochs=5, seed=11, val=0.2, test=0.1, normalize=True)
+    same(service, textbook.run(textbook.diabetes(), recipe, build))
+
+
 def test_best_weights_are_those_of_the_epoch_with_the_lowest_val_loss(sets: Path, tmp_path: Path) -> None:
     # A rate this high makes the validation loss go up and down.
     rough = MLP | {"optimizer": {"type": "SGD", "lr": 0.3}, "epochs": 6, "seed": 2}

@@ -84,7 +84,7 @@ class StubTrainer:
         Path(self.assignment.job_folder, f"ran-{self.assignment.attempt}-{os.getpid()}").touch()
         start = int(self.checkpoint.read_text()) if self.checkpoint.exists() else 0
         iterations = self.plan["iterations"]
-        self.channel.send(Started({"torch": "stub"}, {}, {"total": 1, "trainable": 1}, iterations, start, []))
+        self.channel.send(Started({"torch": "stub"}, {}, {"total": 1, "trainable": 1}, iterations, iterations, start, []))
         if "send" in self.plan:
             self.sock.sendall(bytes(self.plan["send"]))
         for iteration in range(start + 1, iterations + 1):

@@ -29,7 +29,7 @@ from workers.protocol import (
 from workers.watch import joined
 
 MESSAGES: list[Message] = [
-    Started({"torch": "2"}, {"loss": {}}, {"total": 3, "trainable": 3}, 10, 0, ["a note"]),
+    Started({"torch": "2"}, {"loss": {}}, {"total": 3, "trainable": 3}, 10, 320, 0, ["a note"]),
     Checkpointed(5, 1),
     Ended("failed", "error", "naïve \udc80".encode("utf-8", "replace").decode(), "/model"),
     Stop("cancel"),

@@ -227,6 +227,7 @@ class Attempt:
                 "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             },
             iterations=self._steps.iterations,
+            samples=self._steps.epochs * self._steps.feed.samples,
             resumed_from=self._position.iteration,
             notes=notes + changes(self._assignment.environment, here),
         )

@@ -72,8 +72,8 @@ class Part:
         return size(self.fields)
 
     def slice(self, start: int, stop: int) -> Batch:
-        """The rows from `start` up to `stop`, as views."""
-        return {name: rows[start:stop] for name, rows in self.fields.items()}
+        """Copies of the rows from `start` up to `stop`: a layer may work in place on what it is given."""
+        return {name: rows[start:stop].clone() for name, rows in self.fields.items()}
 
     def to(self, device: torch.device) -> Part:
         return Part({name: rows.to(device) for name, rows in self.fields.items()})

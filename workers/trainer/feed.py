@@ -26,6 +26,7 @@ class Feed:
         self._order: Tensor | None = None  # rows of the epoch under way, on the device; None between epochs
         self._rows = len(part)
         self.batches = self._rows // batch_size if drop_last else -(-self._rows // batch_size)  # per epoch
+        self.samples = min(self._rows, self.batches * batch_size)  # per epoch
 
     def epoch(self, done: int) -> Iterator[Batch]:
         """The batches of the epoch under way that follow the first `done`; a new epoch is drawn when none is under way."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs import supplement
 from jobs.catalog import LISTS, MAX_LIST, Argument, Entry, catalog
+from jobs.expression import ExpressionError, compiled
 
 MAX_INTEGER = 2**53  # beyond it a JSON reader may round
 MAX_SHOWN = 60  # characters of a user's own value in a message
@@ -106,6 +107,8 @@ def check_value(entry: Entry, argument: Argument, value: Any, where: str) -> Ite
         yield SpecProblem(where, "unknown_choice", detail)
     elif form in LISTS:
         yield from _check_list(entry, argument, value, where)
+    elif form in {"expression", "expressions"}:
+        yield from _check_expressions(value, where)
     elif form in {"integer", "number"}:
         yield from _check_number(entry, argument, value, where)
 
@@ -121,6 +124,15 @@ def _misfit(name: str, argument: Argument, value: Any, where: str) -> Iterator[S
         if not _is_member(lists[0], member, argument):
             detail = f"{name} wants {_WORDS[lists[0]]}, got {shown(member)} in it"
             yield SpecProblem(f"{where}/{index}", "wrong_type", detail)
+
+
+def _check_expressions(value: str | list[str], where: str) -> Iterator[SpecProblem]:
+    texts = [(where, value)] if isinstance(value, str) else [(f"{where}/{i}", text) for i, text in enumerate(value)]
+    for pointer, text in texts:
+        try:
+            compiled(text)
+        except ExpressionError as error:
+            yield SpecProblem(pointer, "out_of_range", str(error))
 
 
 def _check_list(entry: Entry, argument: Argument, value: list[Any], where: str) -> Iterator[SpecProblem]:
@@ -168,6 +180,9 @@ _WORDS = {
     "integers": "a list of whole numbers",
     "numbers": "a list of numbers",
     "tensor": "a list of numbers",
+    "expression": 'an expression of epoch, such as "0.95 ** epoch"',
+    "expressions": "a list of them, one for each parameter group",
+    "schedulers": "a list of schedulers",
 }
 
 
@@ -181,6 +196,10 @@ def _is_member(form: str, member: Any, argument: Argument) -> bool:
     if member is None:
         return argument.null_members
     return _is_integer(member) if form == "integers" else _is_number(member)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and 1 <= len(value) <= MAX_LIST
 
 
 def _is_integer(value: Any) -> bool:
@@ -198,4 +217,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "integer": _is_integer,
     "number": _is_number,
     "string": lambda value: isinstance(value, str),
+    "expression": lambda value: isinstance(value, str),
+    "expressions": lambda value: _is_list(value) and all(isinstance(text, str) for text in value),
+    "schedulers": lambda value: _is_list(value),
 }

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from jobs.expression import MAX_CHARACTERS
+
 SECTIONS = ("losses", "optimizers", "lr_schedulers", "layers", "metrics")
 
 # By hand: the five sets that come inside scikit-learn, as API.md describes them.
@@ -34,6 +36,14 @@ _TYPES = {
     "integers": "integer",
     "numbers": "number",
     "tensor": "number",
+}
+# Forms that are no plain JSON type: schedulers made of others, and functions of the epoch (jobs/expression.py).
+_EXPRESSION = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}
+_INNER = {"anyOf": [{"type": "string"}, {"type": "object", "required": ["type"]}]}
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "expression": _EXPRESSION,
+    "expressions": {"type": "array", "items": _EXPRESSION, "minItems": 1, "maxItems": MAX_LIST},
+    "schedulers": {"type": "array", "items": _INNER, "minItems": 1, "maxItems": MAX_LIST},
 }
 
 
@@ -66,6 +76,8 @@ class Argument:
         return schema if self.required else {**schema, "default": self.default}
 
     def _of(self, form: str) -> dict[str, Any]:
+        if form in _SPECIAL:
+            return _SPECIAL[form]
         schema: dict[str, Any] = {"type": _TYPES[form]}
         if form == "string" and self.choices:
             schema["enum"] = list(self.choices)

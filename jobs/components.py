@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
 
@@ -55,13 +55,6 @@ class LossComponent(Component):
 
 class LayerComponent(Component):
     section = "layers"
-
-
-class SchedulerComponent(Component):
-    """`interval` says when the scheduler steps."""
-
-    section = "lr_schedulers"
-    interval: Literal["epoch", "iteration"] = "epoch"
 
 
 class MetricComponent(Component):

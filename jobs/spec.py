@@ -20,7 +20,6 @@ from jobs.components import (
     Component,
     LossComponent,
     MetricComponent,
-    SchedulerComponent,
     Strict,
     long_component,
     own_members,
@@ -31,6 +30,7 @@ from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
 from jobs.model_spec import SequentialModel, check_model, long_model
 from jobs.optimizer_spec import OptimizerComponent, check_optimizer, long_optimizer
 from jobs.pointers import explained, posted, unreadable
+from jobs.scheduler_spec import SchedulerComponent, check_scheduler, long_scheduler
 
 __all__ = [
     "BuiltinDataset",
@@ -157,11 +157,12 @@ def epoch_series(spec: JobSpec) -> list[str]:
 
 def _contradictions(spec: JobSpec) -> Iterator[SpecProblem]:
     """Fields that are right alone and wrong together."""
-    watched = spec.early_stopping.monitor if spec.early_stopping else None
-    if watched is not None and watched not in (known := epoch_series(spec)):
-        hint = did_you_mean(watched, known)
-        detail = f"no series {shown(watched)} is taken once an epoch; there are {', '.join(known)}{hint}"
-        yield SpecProblem("/early_stopping/monitor", "unknown_choice", detail)
+    for member, rule in (("early_stopping", spec.early_stopping), ("lr_scheduler", spec.lr_scheduler)):
+        watched = rule.monitor if rule is not None else None
+        if watched is not None and watched not in (known := epoch_series(spec)):
+            hint = did_you_mean(watched, known)
+            detail = f"no series {shown(watched)} is taken once an epoch; there are {', '.join(known)}{hint}"
+            yield SpecProblem(f"/{member}/monitor", "unknown_choice", detail)
     mixed = spec.precision != "32-true"
     if mixed and spec.exact:
         detail = f"precision {spec.precision} gives other bits than the textbook loop in float32: it needs exact false"
@@ -205,7 +206,7 @@ def _within(pointer: str, other: str) -> bool:
 def _long_form(body: dict[str, Any]) -> dict[str, Any]:
     """A copy with "BCELoss" written {"type": "BCELoss"}, one target column as a list, order kept."""
     long = copy.deepcopy(body)
-    for member, written_long in (("loss", long_component), ("optimizer", long_optimizer), ("lr_scheduler", long_component)):
+    for member, written_long in (("loss", long_component), ("optimizer", long_optimizer), ("lr_scheduler", long_scheduler)):
         if member in long:
             long[member] = written_long(long[member])
     if "model" in long:
@@ -219,11 +220,12 @@ def _long_form(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _components(long: dict[str, Any]) -> Iterator[SpecProblem]:
-    for member, kind in (("loss", LossComponent), ("lr_scheduler", SchedulerComponent)):
-        if long.get(member) is not None:
-            yield from check_component(kind.section, long[member], f"/{member}", own_members(kind))
+    if long.get("loss") is not None:
+        yield from check_component("losses", long["loss"], "/loss", own_members(LossComponent))
     if long.get("optimizer") is not None:
         yield from check_optimizer(long["optimizer"])
+    if long.get("lr_scheduler") is not None:
+        yield from check_scheduler(long["lr_scheduler"])
     yield from check_model(long.get("model"))
     metrics = long.get("metrics")
     for index, metric in enumerate(metrics[:MAX_METRICS] if isinstance(metrics, list) else []):

@@ -35,7 +35,7 @@ SUPPLIED_ARGUMENTS = frozenset({"params", "optimizer"})
 # Constructors that take `*args, **kwargs`: whose signature tells the truth.
 SIGNATURES = {"RNN": "RNNBase", "LSTM": "RNNBase", "GRU": "RNNBase"}
 
-# Sizes that follow from the data or from the layer before (and for metrics from the task).
+# What follows from the data or the layer before (for metrics from the task), and totals that are the steps of the run.
 INFERRED = frozenset(
     {
         "in_features",
@@ -47,6 +47,8 @@ INFERRED = frozenset(
         "num_outputs",
         "num_labels",
         "n_classes",
+        "CosineAnnealingLR.T_max",
+        "OneCycleLR.total_steps",
     }
 )
 
@@ -66,12 +68,10 @@ FORMS: dict[str, tuple[str, ...]] = {
     ),
     "LPPool1d.kernel_size": ("integer",),
     "average": ("string",),
-    # One parameter group: its value, not a list of one.
-    "CyclicLR.base_lr": ("number",),
-    "max_lr": ("number",),
-    "min_lr": ("number",),
-    "base_momentum": ("number",),
-    "max_momentum": ("number",),
+    # One number for all parameter groups, or a list with one for each.
+    **dict.fromkeys(("CyclicLR.base_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"), ("number", "numbers")),
+    "lr_lambda": ("expression", "expressions"),
+    "schedulers": ("schedulers",),
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -181,8 +181,6 @@ PER_DIMENSION = frozenset({"kernel_size", "stride", "padding", "dilation", "outp
 _TUPLE = "it returns a tuple or takes several inputs; a Sequential passes one tensor from layer to layer"
 _CONTAINER = "it is a container; list its layers one by one"
 _TOKENS = "it takes whole-number tokens, which no data set gives yet"
-_FUNCTION = "it needs a Python function, which a spec cannot carry"
-_NESTED = "it is made of other schedulers, which a spec cannot nest yet"
 _VALIDATION_DRAWS = "it draws random numbers in validation too, which the promise about the seed leaves out"
 
 REFUSED: dict[str, dict[str, str]] = {
@@ -190,10 +188,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "NLLLoss2d": "deprecated in torch; use NLLLoss",
     },
     "optimizers": {},
-    "lr_schedulers": {
-        **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), _FUNCTION),
-        **dict.fromkeys(("SequentialLR", "ChainedScheduler"), _NESTED),
-    },
+    "lr_schedulers": {},
     "layers": {
         **dict.fromkeys(
             (

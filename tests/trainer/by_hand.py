@@ -25,7 +25,7 @@ from workers.trainer.optimizers import build_optimizer
 from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Recorder
-from workers.trainer.schedulers import build_scheduler
+from workers.trainer.schedulers import build_scheduler, steps_of
 
 CPU = torch.device("cpu")
 
@@ -68,6 +68,7 @@ class Bench:
         loss = build_loss(complete_loss(spec, description, shapes), training)
         feed = Feed(training, spec.batch_size, shuffle=spec.shuffle, drop_last=spec.drop_last, seed=spec.seed, device=CPU)
         optimizing = build_optimizer(spec, Parameters.of(model.module, loss))
+        scheduler = build_scheduler(spec, optimizing.optimizer, steps_of(spec, count))
         return Steps(
             feed=feed,
             val=val,
@@ -76,7 +77,8 @@ class Bench:
             loss=loss,
             optimizer=optimizing.optimizer,
             lr_series=optimizing.lr_series,
-            scheduler=build_scheduler(spec, optimizing.optimizer),
+            scheduler=scheduler[0] if scheduler is not None else None,
+            monitor=spec.lr_scheduler.monitor if spec.lr_scheduler else None,
             train_metrics=Metrics(spec, description, loss, CPU),
             eval_metrics=Metrics(spec, description, loss, CPU),
             precision=Precision(spec.precision, CPU),

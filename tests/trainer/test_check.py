@@ -78,12 +78,17 @@ NEEDED: dict[str, dict[str, Any]] = {
     "MultiStepLR": {"milestones": [2, 5]},
     "OneCycleLR": {"max_lr": 0.1, "total_steps": 20, "cycle_momentum": False},
     "StepLR": {"step_size": 3},
+    "LambdaLR": {"lr_lambda": "0.95 ** epoch"},
+    "MultiplicativeLR": {"lr_lambda": ["0.9"]},
+    "SequentialLR": {"milestones": [4]},
+    "ChainedScheduler": {},
 }
 
 
 @pytest.mark.parametrize("entry", usable("lr_schedulers"), ids=lambda e: e.name)
 def test_every_scheduler_is_taken_and_read_back(entry: Entry) -> None:
-    found = ask(spec(lr_scheduler={"type": entry.name, **NEEDED.get(entry.name, {})}), MULTI)
+    inner = {"schedulers": ["LinearLR", {"type": "ExponentialLR", "gamma": 0.5}]} if "schedulers" in entry.arguments else {}
+    found = ask(spec(lr_scheduler={"type": entry.name, **NEEDED.get(entry.name, {}), **inner}), MULTI)
     assert found["problems"] == []
     told = found["effective_spec"]["lr_scheduler"]
     assert {name: told[name] for name in NEEDED.get(entry.name, {})} == {

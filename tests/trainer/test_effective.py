@@ -110,7 +110,7 @@ def test_an_optimizer_is_read_back(entry: Entry) -> None:
             assert "parameter groups" in problems[0].detail
             continue
         assert made is not None, problems
-        build_scheduler(read, made.optimizer)
+        build_scheduler(read, made.optimizer, 20)
         live = optimizers.read_back(read, made)["0" if "param_groups" in body else ""]
         assert {name: list(v) if isinstance(v, tuple) else v for name, v in live.items()} == values
 

@@ -40,7 +40,7 @@ def arguments(entry: Entry) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, argument in entry.usable().items():
         sample = argument.required or name == "num_classes"  # which the trainer always fills in
-        given[name] = SAMPLES[next(f for f in SAMPLES if f in argument.forms)] if sample else argument.default
+        given[name] = SAMPLES[next((f for f in SAMPLES if f in argument.forms), "integer")] if sample else argument.default
     given |= OWN.get(entry.name, {})
     return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
 
@@ -62,7 +62,10 @@ def test_optimizers_take_their_arguments(entry: Entry) -> None:
 @pytest.mark.parametrize("entry", usable("lr_schedulers"), ids=lambda e: e.name)
 def test_schedulers_take_their_arguments(entry: Entry) -> None:
     optimizer = optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9)
-    getattr(optim.lr_scheduler, entry.name)(optimizer, **arguments(entry))
+    inner = [optim.lr_scheduler.ConstantLR(optimizer)] * 2
+    own = {"schedulers": inner, "milestones": [2], "lr_lambda": lambda epoch: 0.5**epoch}
+    given = arguments(entry)
+    getattr(optim.lr_scheduler, entry.name)(optimizer=optimizer, **given | {n: v for n, v in own.items() if n in given})
 
 
 @pytest.mark.parametrize("entry", usable("metrics"), ids=lambda e: e.name)

@@ -23,6 +23,10 @@ def layers(*names: Any) -> dict[str, Any]:
     return {"type": "Sequential", "layers": list(names)}
 
 
+def deep(levels: int) -> Any:
+    return {"type": "ChainedScheduler", "schedulers": [deep(levels - 1)]} if levels else "LinearLR"
+
+
 ONE = {"type": "Linear", "out_features": 1}
 BAD: list[tuple[dict[str, Any], DataDescription, str, str]] = [
     (spec(1, "BCELoss"), MULTI, "/loss", "two classes"),
@@ -46,7 +50,35 @@ BAD: list[tuple[dict[str, Any], DataDescription, str, str]] = [
     (spec(optimizer={"type": "RMSprop", "alpha": -1}), MULTI, "/optimizer/alpha", "alpha"),
     (spec(lr_scheduler={"type": "OneCycleLR", "max_lr": 0.1, "total_steps": 5, "cycle_momentum": False}), MULTI,
      "/lr_scheduler/total_steps", "20 times"),
-    (spec(lr_scheduler={"type": "OneCycleLR", "max_lr": 0.1}), MULTI, "/lr_scheduler", "total_steps"),
+    (spec(lr_scheduler={"type": "OneCycleLR", "max_lr": 0.1, "total_steps": 0}), MULTI, "/lr_scheduler/total_steps",
+     "at least 1"),
+    (spec(lr_scheduler={"type": "CyclicLR", "base_lr": [0.1, 0.2], "max_lr": 1.0}), MULTI, "/lr_scheduler/base_lr", "1"),
+    (spec(lr_scheduler={"type": "LambdaLR", "lr_lambda": ["1", "1"]}), MULTI, "/lr_scheduler/lr_lambda", "1 lr_lambdas"),
+    (spec(lr_scheduler={"type": "LambdaLR", "lr_lambda": "1 / (epoch - 7)"}), MULTI, "/lr_scheduler/lr_lambda", "at epoch 7"),
+    (spec(lr_scheduler={"type": "MultiplicativeLR", "lr_lambda": ["log(5 - epoch)"]}), MULTI, "/lr_scheduler/lr_lambda/0",
+     "at epoch 5"),
+    (spec(lr_scheduler={"type": "ReduceLROnPlateau", "monitor": "val/los"}, split={"train": 0.5, "val": 0.5}), MULTI,
+     "/lr_scheduler/monitor", '"val/loss"'),
+    (spec(lr_scheduler={"type": "StepLR", "step_size": 1, "monitor": "train/loss"}), MULTI, "/lr_scheduler/monitor",
+     "only ReduceLROnPlateau"),
+    (spec(lr_scheduler={"type": "SequentialLR", "schedulers": ["ConstantLR", "LinearLR"], "milestones": [3, 5]}), MULTI,
+     "/lr_scheduler/milestones", "1, not 2"),
+    (spec(lr_scheduler={"type": "SequentialLR", "schedulers": ["ConstantLR"] * 3, "milestones": [5, 3]}), MULTI,
+     "/lr_scheduler/milestones", "rise"),
+    (spec(lr_scheduler={"type": "ChainedScheduler", "schedulers": ["ConstantLR", "StepLR"]}), MULTI,
+     "/lr_scheduler/schedulers/1/step_size", "needs step_size"),
+    (spec(lr_scheduler={"type": "ChainedScheduler", "schedulers": ["ConstantLR", {"type": "LinearLR", "interval": "epoch"}]}),
+     MULTI, "/lr_scheduler/schedulers/1/interval", "interval"),
+    (spec(lr_scheduler={"type": "ChainedScheduler", "schedulers": ["ReduceLROnPlateau"]}), MULTI, "/lr_scheduler/schedulers/0",
+     "no series"),
+    (spec(lr_scheduler={"type": "SequentialLR", "milestones": [3],
+                        "schedulers": ["LinearLR", {"type": "ChainedScheduler", "schedulers": ["LinearLR"]}]}),
+     MULTI, "/lr_scheduler/schedulers/1/type", "may come first"),
+    (spec(lr_scheduler={"type": "SequentialLR", "milestones": [3], "schedulers": [
+        "LinearLR", {"type": "OneCycleLR", "max_lr": 1.0, "total_steps": 16, "cycle_momentum": False}]}),
+     MULTI, "/lr_scheduler/schedulers/1/total_steps", "17 times"),
+    (spec(lr_scheduler={"type": "ChainedScheduler", "schedulers": ["LinearLR"] * 64}), MULTI, "/lr_scheduler", "limit is 64"),
+    (spec(lr_scheduler=deep(5)), MULTI, "/lr_scheduler" + "/schedulers/0" * 3 + "/schedulers", "deeper than 4"),
     (spec(3, model=layers("ReLU")), data(0, 2, 3, shape=(3,)), "/model/layers", "nothing to train"),
 ]  # fmt: skip
 

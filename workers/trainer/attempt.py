@@ -33,7 +33,7 @@ from workers.trainer.optimizers import build_optimizer
 from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
-from workers.trainer.schedulers import build_scheduler
+from workers.trainer.schedulers import build_scheduler, steps_of
 
 MESSAGE_CHARACTERS = 2000
 
@@ -182,7 +182,7 @@ class Attempt:
         model = build(completed)
         loss = build_loss(completed_loss, parts.train)
         optimizing = build_optimizer(spec, Parameters.of(model.module, loss))
-        scheduler = build_scheduler(spec, optimizing.optimizer)
+        scheduler = build_scheduler(spec, optimizing.optimizer, steps_of(spec, len(parts.train)))
         model.module.to(device)
         loss.module.to(device)
         effective = effective_spec(spec, completed, loss, optimizing, scheduler, str(device))
@@ -194,7 +194,8 @@ class Attempt:
             loss=loss,
             optimizer=optimizing.optimizer,
             lr_series=optimizing.lr_series,
-            scheduler=scheduler,
+            scheduler=scheduler[0] if scheduler is not None else None,
+            monitor=spec.lr_scheduler.monitor if spec.lr_scheduler else None,
             train_metrics=Metrics(spec, description, loss, device),
             eval_metrics=Metrics(spec, description, loss, device),
             precision=Precision(spec.precision, device),

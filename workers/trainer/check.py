@@ -10,7 +10,6 @@ or time. A question never ends the process; what is not a problem of the spec co
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import traceback
@@ -26,7 +25,7 @@ from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
 from workers.trainer import fit, metrics, optimizers, schedulers
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
-from workers.trainer.model import BuildProblem, batch_rows, build, complete
+from workers.trainer.model import BuildProblem, build, complete
 from workers.trainer.objective import OUTPUT
 from workers.trainer.param_groups import Parameters
 from workers.trainer.preflight import preflight
@@ -62,7 +61,7 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> d
         parameters = Parameters.of(build(layers).module, loss)
     optimizing, found = optimizers.check_optimizer(spec, parameters)
     problems += found
-    steps = _scheduler_steps(spec, description)
+    steps = schedulers.steps_of(spec, description.counts["train"])
     scheduler, found = schedulers.check_scheduler(spec, optimizing, steps) if optimizing is not None else (None, [])
     problems += found
     if loss is not None and not problems:
@@ -77,14 +76,6 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> d
         "parameters": {"total": total, "trainable": trainable},
         "preflight": preflight(spec, description, layers) if more else None,
     }
-
-
-def _scheduler_steps(spec: JobSpec, description: DataDescription) -> int:
-    if spec.lr_scheduler is None or spec.lr_scheduler.interval == "epoch":
-        return spec.epochs
-    batches = description.counts["train"] / batch_rows(spec, description)
-    whole = math.floor(batches) if spec.drop_last else math.ceil(batches)
-    return spec.epochs * math.ceil(whole / spec.accumulate_grad_batches)
 
 
 def _plain(problems: list[SpecProblem]) -> list[dict[str, str]]:

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from jobs.spec import Component, JobSpec
-from workers.trainer.components import live_arguments
 from workers.trainer.model import CompletedLayer
 from workers.trainer.objective import Criterion
 from workers.trainer.optimizers import Optimizing, read_back
 from workers.trainer.param_groups import REST
+from workers.trainer.schedulers import CompletedScheduler
+from workers.trainer.schedulers import read_back as read_back_scheduler
 
 OF_COMPONENTS = ("model", "loss", "optimizer", "lr_scheduler", "metrics")
 
@@ -28,7 +29,7 @@ def effective_spec(
     layers: Sequence[CompletedLayer],
     loss: Criterion,
     optimizing: Optimizing,
-    scheduler: LRScheduler | None,
+    scheduler: tuple[LRScheduler, CompletedScheduler] | None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """`device` is the resolved one; None leaves the asked one (the checker does not know where a job will run)."""
@@ -48,9 +49,9 @@ def effective_spec(
     found["optimizer"] = _optimizer(spec, optimizing)
     found["lr_scheduler"] = _leaf(None, "default")
     if spec.lr_scheduler is not None and scheduler is not None:
-        component = _component(spec.lr_scheduler, live_arguments("lr_schedulers", spec.lr_scheduler, scheduler))
-        given = "interval" in (long.get("lr_scheduler") or {})
-        found["lr_scheduler"] = component | {"interval": _leaf(spec.lr_scheduler.interval, "given" if given else "default")}
+        given, own = long.get("lr_scheduler") or {}, spec.lr_scheduler
+        members = {name: _leaf(getattr(own, name), "given" if name in given else "default") for name in ("interval", "monitor")}
+        found["lr_scheduler"] = _scheduler(*scheduler) | members
     found["metrics"] = [
         {"type": _leaf(m.type, "given"), "name": _leaf(m.series, "given" if m.name else "default")}
         | {name: _leaf(value, "given") for name, value in m.arguments().items()}
@@ -73,6 +74,13 @@ def _component(component: Component, live: dict[str, Any], inferred: frozenset[s
         for name, value in live.items()
     }
     return {"type": _leaf(component.type, "given"), **leaves}
+
+
+def _scheduler(live: LRScheduler, completed: CompletedScheduler) -> dict[str, Any]:
+    values = read_back_scheduler(live, completed)
+    inner = values.pop("schedulers", None)
+    found = _component(completed.component, values, completed.inferred)
+    return found if inner is None else found | {"schedulers": [_scheduler(*pair) for pair in inner]}
 
 
 def _optimizer(spec: JobSpec, optimizing: Optimizing) -> dict[str, Any]:

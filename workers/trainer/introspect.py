@@ -103,7 +103,7 @@ def argument(section: str, owner: str, parameter: inspect.Parameter) -> dict[str
     row |= annotation.members(owner, name) if {"integers", "numbers"} & set(row["forms"]) else {}
     if name in supplement.REFUSED_ARGUMENTS:
         row["refused"] = supplement.REFUSED_ARGUMENTS[name]
-    if name in supplement.INFERRED and section != "optimizers":
+    if {name, f"{owner}.{name}"} & supplement.INFERRED and section != "optimizers":
         row["inferred"] = True
     return row
 

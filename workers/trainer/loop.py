@@ -66,6 +66,7 @@ class Steps:
     batch_size: int
     epochs: int
     scheduler_interval: str = "epoch"  # or "iteration"
+    monitor: str | None = None  # the series that ReduceLROnPlateau sees; None for the score that decides what is best
     max_grad_norm: float | None = None
     accumulate: int = 1  # batches whose gradients make one iteration
 
@@ -207,7 +208,7 @@ def end_epoch(steps: Steps, position: Position, report: Report, should_stop: Sho
     measured |= evaluate(steps, steps.val, "val", position.iteration, report, should_stop)
     score = measured.get("val/loss", measured["train/loss"])
     if steps.scheduler is not None and steps.scheduler_interval == "epoch":
-        _advance(steps.scheduler, score)
+        _advance(steps.scheduler, score if steps.monitor is None else measured[steps.monitor])
     if score < position.best:
         position.best = score
         keep_best()

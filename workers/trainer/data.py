@@ -45,6 +45,7 @@ class Field:
     low: float
     high: float
     classes: int | None = None  # different labels of a target; None for numbers
+    integers: int | None = None  # an int64 input holds 0 to integers - 1; None for float32
 
     @property
     def width(self) -> int:

@@ -13,7 +13,7 @@ from jobs.catalog import DATASETS, SECTIONS, Argument, Entry, catalog
 
 router = APIRouter(tags=["catalog"])
 
-Section = Literal["losses", "optimizers", "lr_schedulers", "layers", "metrics", "datasets"]
+Section = Literal["losses", "optimizers", "lr_schedulers", "layers", "operations", "initializers", "metrics", "datasets"]
 # It changes with the installed torch only, so with a restart.
 HEADERS = {"Cache-Control": "max-age=300"}
 
@@ -63,6 +63,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "summary": entry.summary,
         "refused": entry.refused,
+        **({"inputs": list(entry.inputs), "outputs": list(entry.outputs)} if entry.section in {"layers", "operations"} else {}),
         "arguments": [_argument(argument) for argument in entry.arguments.values()],
         # What is refused has arguments that no JSON can hold, such as a function.
         "schema": entry.json_schema() if entry.refused is None else None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import supplement
-from jobs.catalog import LISTS, MAX_LIST, Argument, Entry, catalog
+from jobs.catalog import LISTS, MAX_LAYERS, MAX_LIST, Argument, Entry, catalog
 from jobs.expression import ExpressionError, compiled
 
 MAX_INTEGER = 2**53  # beyond it a JSON reader may round
@@ -21,6 +21,8 @@ SINGULAR = {
     "optimizers": "optimizer",
     "lr_schedulers": "scheduler",
     "layers": "layer",
+    "operations": "operation",
+    "initializers": "initialiser",
     "metrics": "metric",
 }
 
@@ -111,6 +113,25 @@ def check_value(entry: Entry, argument: Argument, value: Any, where: str) -> Ite
         yield from _check_expressions(value, where)
     elif form in {"integer", "number"}:
         yield from _check_number(entry, argument, value, where)
+    elif form == "layers":
+        yield from check_layers(value, where)
+    elif form == "layer":
+        yield from check_component("layers", value, where)
+        if argument.choices and value.get("type") not in argument.choices:
+            yield SpecProblem(f"{where}/type", "unknown_choice", f"{name} is one of {', '.join(argument.choices)}")
+
+
+def check_layers(layers: list[Any], pointer: str) -> Iterator[SpecProblem]:
+    """Every problem of a Sequential's layers: each takes one input, what the layer before it gives."""
+    if not 1 <= len(layers) <= MAX_LAYERS:
+        yield SpecProblem(pointer, "out_of_range", f"a Sequential has 1 to {MAX_LAYERS} layers, not {len(layers)}")
+    entries = catalog().section("layers")
+    for index, layer in enumerate(layers[:MAX_LAYERS]):
+        yield from check_component("layers", layer, f"{pointer}/{index}")
+        kind = layer.get("type") if isinstance(layer, Mapping) else None
+        if isinstance(kind, str) and kind in entries and entries[kind].refused is None and entries[kind].inputs[0] > 1:
+            detail = f"{kind} takes {entries[kind].inputs[0]} inputs; make it a node of a Graph, where inputs have names"
+            yield SpecProblem(f"{pointer}/{index}/type", "not_supported", detail)
 
 
 def _misfit(name: str, argument: Argument, value: Any, where: str) -> Iterator[SpecProblem]:
@@ -183,6 +204,8 @@ _WORDS = {
     "expression": 'an expression of epoch, such as "0.95 ** epoch"',
     "expressions": "a list of them, one for each parameter group",
     "schedulers": "a list of schedulers",
+    "layer": 'a layer, {"type": ...}',
+    "layers": "a list of layers",
 }
 
 
@@ -220,4 +243,6 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "expression": lambda value: isinstance(value, str),
     "expressions": lambda value: _is_list(value) and all(isinstance(text, str) for text in value),
     "schedulers": lambda value: _is_list(value),
+    "layer": lambda value: isinstance(value, Mapping),
+    "layers": lambda value: isinstance(value, list),
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
 
-from jobs.catalog import catalog
+from jobs.catalog import Entry, catalog
 
 JSON: TypeAlias = Any
 
@@ -29,14 +29,21 @@ class Component(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        entries = [e for e in catalog().section(cls.section).values() if e.refused is None]
-        short = [e.name for e in entries if not any(a.required and not a.inferred for a in e.arguments.values())]
-        own = handler(core_schema).get("properties", {})
-        extra = {k: v for k, v in own.items() if k != "type"}
+        entries = cls.entries()
+        own = handler(core_schema)
+        extra = {k: v for k, v in own.get("properties", {}).items() if k != "type"}
+        needed = [name for name in own.get("required", ()) if name != "type"]
         long = [e.json_schema() for e in entries]
         for schema in long:
             schema["properties"] |= extra
-        return {"anyOf": [{"type": "string", "enum": short}, *long]}
+            schema["required"] += needed
+        short = [] if needed else [e.name for e in entries if not e.missing({})]
+        return {"anyOf": [{"type": "string", "enum": short}, *long] if short else long}
+
+    @classmethod
+    def entries(cls) -> list[Entry]:
+        """What `type` may name."""
+        return [e for e in catalog().section(cls.section).values() if e.refused is None]
 
 
 Named = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -54,7 +61,13 @@ class LossComponent(Component):
 
 
 class LayerComponent(Component):
+    """A layer of a Sequential: it takes one input."""
+
     section = "layers"
+
+    @classmethod
+    def entries(cls) -> list[Entry]:
+        return [e for e in super().entries() if e.inputs[0] == 1]
 
 
 class MetricComponent(Component):

@@ -11,19 +11,15 @@ FIELDS: dict[str, str] = {
     "/priority": "priority is not supported yet; jobs run in the order they came",
     "/compile": "compiled models (compile) are not supported yet",
     "/fused": "fused arithmetic (fused) is not supported yet",
-    "/init_from": "starting from another job's weights (init_from) is not supported yet",
     "/dataset/transforms": "transforms are not supported yet",
     "/dataset/missing": "missing cells are refused; filling or dropping them (missing) is not supported yet",
     "/split/stratify": "stratified splits (stratify) are not supported yet",
-    "/model/init_from": "starting from another job's weights (init_from) is not supported yet",
-    "/model/initializers": "initialisers are not supported yet",
 }
 VALUES: dict[str, dict[str, str]] = {
     "/dataset/type": {"python": "data sets written in Python are not supported yet; upload a CSV file"},
     "/model/type": {
-        "Graph": "graph models are not supported yet; use Sequential",
-        "exported": "exported programs are not supported yet; use Sequential",
-        "python": "models written in Python are not supported yet; use Sequential",
+        "exported": "exported programs are not supported yet; use Sequential or Graph",
+        "python": "models written in Python are not supported yet; use Sequential or Graph",
     },
     "/on_nonfinite": dict.fromkeys(("skip", "rollback"), "on_nonfinite is fail; skip and rollback are not supported yet"),
 }

@@ -27,7 +27,7 @@ from jobs.components import (
 from jobs.data_spec import BuiltinDataset, FileDataset, Split
 from jobs.deferred import deferred
 from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
-from jobs.model_spec import SequentialModel, check_model, long_model
+from jobs.model_spec import MODELS_BY_POINTER, GraphModel, SequentialModel, check_model, long_model
 from jobs.optimizer_spec import OptimizerComponent, check_optimizer, long_optimizer
 from jobs.pointers import explained, posted, unreadable
 from jobs.scheduler_spec import SchedulerComponent, check_scheduler, long_scheduler
@@ -65,7 +65,7 @@ class JobSpec(Strict):
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     dataset: Annotated[BuiltinDataset | FileDataset, Field(discriminator="type")]
     split: Split = Split(train=1.0)
-    model: SequentialModel
+    model: Annotated[SequentialModel | GraphModel, Field(discriminator="type")]
     loss: LossComponent
     optimizer: OptimizerComponent
     lr_scheduler: SchedulerComponent | None = None
@@ -125,7 +125,8 @@ def threads_for(spec: JobSpec) -> int:
 
 
 def parse(body: object) -> JobSpec:
-    """The spec of a decoded JSON document. Raises InvalidSpec with every problem at once, MAX_PROBLEMS of them at most."""
+    """The spec of a decoded JSON document. Raises InvalidSpec with every problem at once; of what is wrong without end only
+    the first MAX_PROBLEMS that each look finds."""
     if not isinstance(body, dict):
         raise InvalidSpec([SpecProblem("", "wrong_type", f"a spec is a JSON object, not {shown(body)}")])
     if problems := list(islice(unreadable(body), MAX_PROBLEMS)):
@@ -138,7 +139,7 @@ def parse(body: object) -> JobSpec:
         # What was already said of a member (a field of a later release is also an unknown one) is not said twice.
         claimed = tuple(p.pointer for p in problems)
         more = (p for p in explained(error, MODELS) if not any(_within(p.pointer, c) for c in claimed))
-        problems += islice(more, MAX_PROBLEMS - len(problems))
+        problems += islice(more, MAX_PROBLEMS)
     problems = problems or list(_contradictions(spec))
     if problems:
         raise InvalidSpec([posted(problem, body) for problem in problems])
@@ -193,7 +194,7 @@ MODELS: Mapping[str, Sequence[type[BaseModel]]] = {
     "": [JobSpec],
     "/dataset": [BuiltinDataset, FileDataset],
     "/split": [Split],
-    "/model": [SequentialModel],
+    **MODELS_BY_POINTER,
     "/checkpoint": [Checkpoint],
     "/early_stopping": [EarlyStopping],
 }

@@ -6,6 +6,8 @@ harmless. A key is an argument's name for every class, or `Class.argument` for o
 
 from __future__ import annotations
 
+from typing import Any
+
 # Arguments that a spec never gives: postgrad decides them, or they are deprecated.
 REFUSED_ARGUMENTS = {
     "device": "the job's own `device` field decides where everything lives",
@@ -16,7 +18,7 @@ REFUSED_ARGUMENTS = {
     "fused": "fused arithmetic changes the bits of the textbook loop",
     "capturable": "it is for CUDA graphs, which postgrad decides on",
     "differentiable": "no training job differentiates through its own step",
-    "return_indices": "a Sequential passes one tensor from layer to layer",
+    "return_indices": "in a Graph another node's input may be `<node>.indices`, and it follows from that",
     "last_epoch": "resuming is the service's own work",
     "scale_fn": "it is a Python function, which a spec cannot carry",
     "keep_sequence_dim": "it gives several numbers; a series holds one",
@@ -27,30 +29,66 @@ REFUSED_ARGUMENTS = {
     "_random_samples": "random numbers are drawn from the seed",
     "distance_function": "it is a Python function, which a spec cannot carry; TripletMarginLoss has the p-norm",
     "options": "it only chunks the same computation",
+    "include_last_offset": "rows of one length need no offsets",
+    "enable_nested_tensor": "it is about padding masks, and changes no result without one",
+    "mask_check": "it is about padding masks, and changes no result without one",
+    "custom_encoder": "make encoder and decoder nodes of a Graph",
+    "custom_decoder": "make encoder and decoder nodes of a Graph",
+    "generator": "random numbers are drawn from the seed",
 }
 
 # Positional arguments that the service itself supplies.
-SUPPLIED_ARGUMENTS = frozenset({"params", "optimizer"})
+SUPPLIED_ARGUMENTS = frozenset({"params", "optimizer", "tensor"})
 
-# Constructors that take `*args, **kwargs`: whose signature tells the truth.
+# Constructors that take `*args, **kwargs`: whose signature tells the truth, and what of it is not theirs.
 SIGNATURES = {"RNN": "RNNBase", "LSTM": "RNNBase", "GRU": "RNNBase"}
+NOT_THEIRS = frozenset({"RNN.mode", "LSTM.mode", "GRU.mode", "RNN.proj_size", "GRU.proj_size"})
+
+_OUTPUT: dict[str, Any] = {"name": "output", "forms": ["string"], "default": "all", "choices": ["all", "last"], "of_call": True}
+_MASK: dict[str, Any] = {"name": "mask", "forms": ["null", "string"], "default": None, "choices": ["causal"], "of_call": True}
+
+# Arguments beside those of the signature. One that is `of_call` goes to no constructor: it says how the layer is called.
+MORE_ARGUMENTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "RNN": ({"name": "nonlinearity", "forms": ["string"], "default": "tanh", "choices": ["tanh", "relu"]}, _OUTPUT),
+    **dict.fromkeys(("LSTM", "GRU"), (_OUTPUT,)),
+    **dict.fromkeys(
+        (
+            "MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoder",
+            "TransformerDecoderLayer",
+        ),
+        (_MASK,),
+    ),
+    "Sequential": ({"name": "layers", "forms": ["layers"], "required": True},),
+}  # fmt: skip
+
+# How many inputs a layer is called with, least and most, where that is not one.
+INPUTS: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("RNN", "GRU", "RNNCell", "GRUCell"), (1, 2)),
+    **dict.fromkeys(("LSTM", "LSTMCell", "MultiheadAttention"), (1, 3)),
+    **dict.fromkeys(("TransformerDecoder", "TransformerDecoderLayer", "Transformer"), (2, 2)),
+    **dict.fromkeys(("Bilinear", "CosineSimilarity", "PairwiseDistance"), (2, 2)),
+    **dict.fromkeys(("MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"), (2, 2)),
+    "EmbeddingBag": (1, 2),
+}
+
+# What a layer gives beside its output; another node of a Graph takes it as `<node>.<name>`.
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("RNN", "GRU"), ("hidden",)),
+    "LSTM": ("hidden", "cell"),
+    "LSTMCell": ("cell",),
+    **{f"{kind}MaxPool{d}d": ("indices",) for kind in ("", "Adaptive") for d in (1, 2, 3)},
+    **{f"FractionalMaxPool{d}d": ("indices",) for d in (2, 3)},
+}
 
 # What follows from the data or the layer before (for metrics from the task), and totals that are the steps of the run.
 INFERRED = frozenset(
-    {
-        "in_features",
-        "in_channels",
-        "num_features",
-        "normalized_shape",
-        "num_channels",
-        "num_classes",
-        "num_outputs",
-        "num_labels",
-        "n_classes",
-        "CosineAnnealingLR.T_max",
-        "OneCycleLR.total_steps",
-    }
-)
+    (
+        "in_features", "in_channels", "num_features", "normalized_shape", "num_channels", "num_classes", "num_outputs",
+        "num_labels", "n_classes",
+        "input_size", "embed_dim", "d_model", "in1_features", "in2_features", "num_embeddings", "kdim", "vdim", "batch_first",
+        "CosineAnnealingLR.T_max", "OneCycleLR.total_steps",
+    )
+)  # fmt: skip
 
 # Optional in torchmetrics, but its default gives one number a class where a series holds one number.
 REQUIRED = frozenset({"MulticlassEER.average", "MulticlassLogAUC.average", "MultilabelLogAUC.average"})
@@ -67,6 +105,15 @@ FORMS: dict[str, tuple[str, ...]] = {
         ("null", "string", "tensor"),
     ),
     "LPPool1d.kernel_size": ("integer",),
+    "embed_dim": ("integer",),
+    "num_heads": ("integer",),
+    "kdim": ("integer", "null"),
+    "vdim": ("integer", "null"),
+    "activation": ("string",),
+    "encoder_layer": ("layer",),
+    "decoder_layer": ("layer",),
+    "TransformerEncoder.norm": ("layer", "null"),
+    "TransformerDecoder.norm": ("layer", "null"),
     "average": ("string",),
     # One number for all parameter groups, or a list with one for each.
     **dict.fromkeys(("CyclicLR.base_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"), ("number", "numbers")),
@@ -74,14 +121,22 @@ FORMS: dict[str, tuple[str, ...]] = {
     "schedulers": ("schedulers",),
 }
 
+# Defaults that are written as a Python function in torch.
+DEFAULTS: dict[str, str] = {"activation": "relu"}
+
 CHOICES: dict[str, tuple[str, ...]] = {
+    "activation": ("relu", "gelu"),
+    "encoder_layer": ("TransformerEncoderLayer",),
+    "decoder_layer": ("TransformerDecoderLayer",),
+    "norm": ("LayerNorm", "RMSNorm"),
+    "EmbeddingBag.mode": ("sum", "mean", "max"),
+    "RNNCell.nonlinearity": ("tanh", "relu"),
     "reduction": ("mean", "sum"),
     "Upsample.mode": ("nearest", "linear", "bilinear", "bicubic", "trilinear", "nearest-exact", "area"),
     "approximate": ("none", "tanh"),
     "line_search_fn": ("strong_wolfe",),
     "adjust_lr_fn": ("original", "match_rms_adamw"),
     "padding": ("same", "valid"),
-    "nonlinearity": ("tanh", "relu"),
     "weight": ("balanced",),
     "pos_weight": ("balanced",),
     # A series holds one number a step, so what gives one per class, row or output is left out.
@@ -107,6 +162,8 @@ _RATE: Bounds = {"minimum": 0, "maximum": 1e6}
 _FRACTION: Bounds = {"minimum": 0, "maximum": 1}
 _NOT_NEGATIVE: Bounds = {"minimum": 0}
 _POSITIVE: Bounds = {"above": 0}
+_DEPTH: Bounds = {"minimum": 1, "maximum": 64}
+_WEIGHT: Bounds = {"minimum": -1e6, "maximum": 1e6}
 
 BOUNDS: dict[str, Bounds] = {
     **dict.fromkeys(
@@ -114,6 +171,8 @@ BOUNDS: dict[str, Bounds] = {
             "in_features", "out_features", "in_channels", "out_channels", "num_features", "num_channels", "num_groups",
             "num_parameters", "normalized_shape", "hidden_size", "groups", "size", "num_classes", "num_outputs",
             "num_labels", "n_classes", "cutoffs", "output_size", "upscale_factor", "downscale_factor", "divisor_override",
+            "input_size", "embed_dim", "num_heads",
+            "kdim", "vdim", "d_model", "nhead", "dim_feedforward", "embedding_dim", "in1_features", "in2_features",
         ),
         _SIZE,
     ),
@@ -121,6 +180,27 @@ BOUNDS: dict[str, Bounds] = {
     "padding": {"minimum": -4096, "maximum": 4096},
     "output_padding": {"minimum": 0, "maximum": 4096},
     "scale_factor": {"above": 0, "maximum": 64},
+    # Each of them is made of a dozen modules, in a second for a hundred.
+    **dict.fromkeys(("num_layers", "num_encoder_layers", "num_decoder_layers"), _DEPTH),
+    "num_embeddings": {"minimum": 1, "maximum": 10_000_000},
+    "padding_idx": {"minimum": -10_000_000, "maximum": 10_000_000},
+    "proj_size": {"minimum": 0, "maximum": MAX_SIZE},
+    "max_norm": {"above": 0, "maximum": 1e6},
+    "norm_type": {"above": 0, "maximum": 1e3},
+    "PairwiseDistance.p": {"above": 0, "maximum": 1e3},
+    "output_ratio": {"above": 0, "below": 1},
+    "layer_norm_eps": {"minimum": 0, "maximum": 1e6},
+    # initialisers
+    **dict.fromkeys(
+        (
+            "constant_.val", "normal_.mean", "trunc_normal_.mean", "trunc_normal_.a", "trunc_normal_.b", "uniform_.a",
+            "uniform_.b", "gain", "kaiming_normal_.a", "kaiming_uniform_.a",
+        ),
+        _WEIGHT,
+    ),
+    "std": {"minimum": 0, "maximum": 1e6},
+    "trunc_normal_.std": {"above": 0, "maximum": 1e6},
+    "sparsity": {"minimum": 0, "maximum": 1},
     "LocalResponseNorm.size": _WINDOW,
     "GLU.dim": {"minimum": -16, "maximum": 16},
     # optimizers
@@ -153,6 +233,7 @@ BOUNDS: dict[str, Bounds] = {
     "final_div_factor": _POSITIVE,
     # losses and regularization
     "p": _FRACTION,
+    "dropout": _FRACTION,
     "MultiMarginLoss.p": {"minimum": 1, "maximum": 2},
     "label_smoothing": _FRACTION,
     "TripletMarginLoss.p": {"above": 0, "maximum": 100},
@@ -178,10 +259,8 @@ BOUNDS: dict[str, Bounds] = {
 # Members of a list where torch's annotation is open: for a class named `...2d` two of them, or one number for both.
 PER_DIMENSION = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding", "output_size"})
 
-_TUPLE = "it returns a tuple or takes several inputs; a Sequential passes one tensor from layer to layer"
-_CONTAINER = "it is a container; list its layers one by one"
-_TOKENS = "it takes whole-number tokens, which no data set gives yet"
-_VALIDATION_DRAWS = "it draws random numbers in validation too, which the promise about the seed leaves out"
+_CONTAINER = "it is a container without a forward of its own; use a Sequential, or the nodes of a Graph"
+_BASE = "it is the base of other classes; name one of them, such as {names}"
 
 REFUSED: dict[str, dict[str, str]] = {
     "losses": {
@@ -190,24 +269,14 @@ REFUSED: dict[str, dict[str, str]] = {
     "optimizers": {},
     "lr_schedulers": {},
     "layers": {
-        **dict.fromkeys(
-            (
-                "RNN", "LSTM", "GRU", "RNNBase", "RNNCell", "LSTMCell", "GRUCell", "RNNCellBase", "MultiheadAttention",
-                "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
-                "TransformerEncoderLayer", "Bilinear", "CosineSimilarity", "PairwiseDistance", "MaxUnpool1d", "MaxUnpool2d",
-                "MaxUnpool3d",
-            ),
-            _TUPLE,
-        ),
-        **dict.fromkeys(
-            ("Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Container", "Module"), _CONTAINER
-        ),
-        **dict.fromkeys(("Embedding", "EmbeddingBag"), _TOKENS),
+        "RNNBase": _BASE.format(names="LSTM, GRU or RNN"),
+        "RNNCellBase": _BASE.format(names="LSTMCell, GRUCell or RNNCell"),
+        **dict.fromkeys(("ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Container", "Module"), _CONTAINER),
         "CrossMapLRN2d": "deprecated in torch; use LocalResponseNorm",
         "DataParallel": "the service decides on devices",
         "SyncBatchNorm": "it runs on several GPUs at once only",
-        **dict.fromkeys(("FractionalMaxPool2d", "FractionalMaxPool3d"), _VALIDATION_DRAWS),
     },
+    "initializers": {},
     "metrics": {
         **dict.fromkeys(("BinaryFairness", "BinaryGroupStatRates"), "it gives a number for each group; a series holds one"),
         "MultilabelEER": "it gives a number for each label and no average of them; a series holds one",
@@ -220,6 +289,7 @@ REFUSED_FAMILIES: dict[str, tuple[tuple[str, str], ...]] = {
     "optimizers": (),
     "lr_schedulers": (),
     "layers": ((r"Lazy.+", "sizes that are left out are inferred anyway; name the class without Lazy"),),
+    "initializers": (),
     "metrics": (
         (
             r"(Binary|Multiclass|Multilabel)?(StatScores|ConfusionMatrix|ROC|PrecisionRecallCurve|.+AtFixed.+|.+At(Sensitivity|Specificity))",

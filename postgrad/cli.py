@@ -244,7 +244,10 @@ def upload(
 
 @app.command()
 def catalog(
-    section: Annotated[str | None, typer.Argument(help="losses, optimizers, lr_schedulers, layers, metrics, datasets.")] = None,
+    section: Annotated[
+        str | None,
+        typer.Argument(help="losses, optimizers, lr_schedulers, layers, operations, initializers, metrics, datasets."),
+    ] = None,
     name: Annotated[str | None, typer.Argument(help="One entry, with its arguments.")] = None,
     url: Url = LOCAL,
     key: Key = None,

@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-SECTIONS = ("losses", "optimizers", "lr_schedulers", "layers", "metrics", "datasets")
+SECTIONS = ("losses", "optimizers", "lr_schedulers", "layers", "operations", "initializers", "metrics", "datasets")
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -28,6 +28,13 @@ def test_adam_is_as_torch_has_it(client: httpx.Client) -> None:
     losses = client.get("/v1/catalog/losses").json()["data"]
     [old] = [entry for entry in losses if entry["name"] == "NLLLoss2d"]
     assert "deprecated" in old["refused"]
+
+
+def test_layers_and_operations_say_what_they_take_and_give(client: httpx.Client) -> None:
+    found = {e["name"]: e for s in ("layers", "operations") for e in client.get(f"/v1/catalog/{s}").json()["data"]}
+    assert (found["LSTM"]["inputs"], found["LSTM"]["outputs"]) == ([1, 3], ["hidden", "cell"])
+    assert found["LSTM"]["schema"]["properties"]["output"]["enum"] == ["all", "last"]
+    assert (found["add"]["inputs"], found["add"]["outputs"]) == ([1, 16], [])
 
 
 def test_an_unknown_section_is_a_problem(client: httpx.Client) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jobs.model_spec import SequentialModel
 from jobs.spec import FileDataset, InvalidSpec, JobSpec, SpecProblem, parse, posted, threads_for
 
 GOOD: dict[str, Any] = {
@@ -92,6 +93,7 @@ def test_arguments_are_the_given_ones_under_torchs_names() -> None:
     spec = parse(changed(lr_scheduler={"type": "StepLR", "step_size": 2, "interval": "iteration"}))
     assert spec.lr_scheduler is not None
     assert (spec.lr_scheduler.interval, spec.lr_scheduler.arguments()) == ("iteration", {"step_size": 2})
+    assert isinstance(spec.model, SequentialModel)
     assert spec.model.layers[0].arguments() == {"out_features": 64}
     assert spec.metrics[0].arguments() == {}
 
@@ -205,9 +207,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model__layers__0__out_features": 10**12}, "/model/layers/0/out_features", "out_of_range"),
     ({"model__layers__0__out_features": GONE}, "/model/layers/0/out_features", "missing"),
     ({"model__layers__0__device": "cuda"}, "/model/layers/0/device", "not_supported"),
-    ({"model__layers__0": {"type": "LSTM"}}, "/model/layers/0/type", "not_supported"),
+    ({"model__layers__0": {"type": "RNNBase"}}, "/model/layers/0/type", "not_supported"),
     ({"model__layers__0": {"type": "LazyLinear"}}, "/model/layers/0/type", "not_supported"),
-    ({"model__layers__0": {"type": "Embedding"}}, "/model/layers/0/type", "not_supported"),
+    ({"model__layers__0": {"type": "SyncBatchNorm"}}, "/model/layers/0/type", "not_supported"),
     (
         {"model__layers__0": {"type": "Conv2d", "out_channels": 3, "kernel_size": [3, 3, 3]}},
         "/model/layers/0/kernel_size",
@@ -238,8 +240,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"precision": "bf16-mixed", "exact": False, "loss": "BCELoss"}, "/loss", "not_supported"),
     ({"exact": False}, "/exact", "not_supported"),
     ({"on_nonfinite": "skip"}, "/on_nonfinite", "not_supported"),
-    ({"model": {"type": "Graph", "layers": ["ReLU"]}}, "/model/type", "not_supported"),
-    ({"model__init_from": "job_1"}, "/model/init_from", "not_supported"),
+    ({"model": {"type": "python", "layers": ["ReLU"]}}, "/model/type", "not_supported"),
+    ({"model__init_from": "job_1"}, "/model/init_from", "wrong_type"),
     ({"dataset": {"type": "python", "id": "x"}}, "/dataset/type", "not_supported"),
     ({"dataset__transforms": []}, "/dataset/transforms", "not_supported"),
     ({"dataset__missing": "drop"}, "/dataset/missing", "not_supported"),

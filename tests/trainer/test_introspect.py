@@ -11,6 +11,7 @@ from torch import nn, optim
 
 from jobs.catalog import Entry, catalog
 from workers.trainer import introspect
+from workers.trainer.layers import construct
 
 # Values for required arguments; a size that is too small for a class's own rules has a line of its own.
 SAMPLES: dict[str, Any] = {
@@ -24,7 +25,11 @@ SAMPLES: dict[str, Any] = {
 OWN: dict[str, dict[str, Any]] = {
     "AdaptiveLogSoftmaxWithLoss": {"n_classes": 4, "cutoffs": [1, 2]},
     "MinkowskiDistance": {"p": 2},
+    "FractionalMaxPool2d": {"output_size": 2},
+    "FractionalMaxPool3d": {"output_size": 2},
     "OneCycleLR": {"total_steps": 10},
+    "TransformerDecoder": {"decoder_layer": {"type": "TransformerDecoderLayer", "d_model": 2, "nhead": 2}},
+    "TransformerEncoder": {"encoder_layer": {"type": "TransformerEncoderLayer", "d_model": 2, "nhead": 2}},
     "Upsample": {"scale_factor": 2},
     "UpsamplingBilinear2d": {"scale_factor": 2},
     "UpsamplingNearest2d": {"scale_factor": 2},
@@ -49,9 +54,19 @@ def test_the_stored_catalog_has_not_drifted() -> None:
     assert introspect.PATH.read_text(encoding="utf-8") == introspect.text(), "run `python -m workers.trainer.introspect`"
 
 
-@pytest.mark.parametrize("entry", usable("losses", "layers"), ids=lambda e: e.name)
-def test_modules_take_their_arguments(entry: Entry) -> None:
+@pytest.mark.parametrize("entry", usable("losses"), ids=lambda e: e.name)
+def test_losses_take_their_arguments(entry: Entry) -> None:
     getattr(nn, entry.name)(**arguments(entry))
+
+
+@pytest.mark.parametrize("entry", [e for e in usable("layers") if e.name != "Sequential"], ids=lambda e: e.name)
+def test_layers_take_their_arguments(entry: Entry) -> None:
+    assert type(construct(entry.name, arguments(entry))).__name__ == entry.name
+
+
+@pytest.mark.parametrize("entry", usable("initializers"), ids=lambda e: e.name)
+def test_initialisers_take_their_arguments(entry: Entry) -> None:
+    getattr(nn.init, entry.name)(torch.empty(2, 2, 3) if entry.name == "dirac_" else torch.empty(2, 2), **arguments(entry))
 
 
 @pytest.mark.parametrize("entry", usable("optimizers"), ids=lambda e: e.name)

@@ -14,6 +14,7 @@ from tests.trainer.fitting import NO_TARGET, PAIRS, SEQUENCES
 from tests.trainer.test_check import BINARY, COLUMNS, LABELS, MULTI, NUMBERS, SIGNS, ask, data, spec
 from workers.trainer import fit
 from workers.trainer.data import DataDescription, Part
+from workers.trainer.model import complete
 from workers.trainer.objective import Shape, build_loss, complete_loss
 
 SOFT = data(0.1, 0.9)
@@ -130,7 +131,9 @@ def test_what_does_not_feed_a_loss_is_told_at_its_argument(
 ) -> None:
     try:
         body = parse(spec(loss=loss))
-        problems = fit.check_targets(body, description) or fit.check_loss(body, description, outputs)[1]
+        problems = (
+            fit.check_targets(body, description) or fit.check_loss(body, description, outputs, complete(body, MULTI).outputs)[1]
+        )
     except InvalidSpec as error:
         problems = error.problems
     assert [p.pointer for p in problems] == pointers

@@ -28,7 +28,7 @@ from workers.trainer.feed import Feed
 from workers.trainer.loop import Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import BuildProblem, build, complete
-from workers.trainer.objective import OUTPUT, build_loss, complete_loss
+from workers.trainer.objective import build_loss, complete_loss
 from workers.trainer.optimizers import build_optimizer
 from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
@@ -176,7 +176,7 @@ class Attempt:
         spec, dataset, device = self._spec, Path(self._assignment.dataset), self._device
         description = describe(spec, dataset)
         completed = complete(spec, description)
-        completed_loss = complete_loss(spec, description, {OUTPUT: completed[-1].output_shape})
+        completed_loss = complete_loss(spec, description, completed.shapes())
         parts = load(spec, dataset)
         torch.manual_seed(spec.seed)
         model = build(completed)

@@ -25,8 +25,7 @@ from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
 from workers.trainer import fit, metrics, optimizers, schedulers
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
-from workers.trainer.model import BuildProblem, build, complete
-from workers.trainer.objective import OUTPUT
+from workers.trainer.model import BuildProblem, complete
 from workers.trainer.param_groups import Parameters
 from workers.trainer.preflight import preflight
 
@@ -51,14 +50,13 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> d
     """Problems, effective spec and parameters of a spec over data so described, and its preflight if `more` is asked."""
     problems = fit.check_targets(spec, description)
     try:
-        layers = complete(spec, description)
+        completed = complete(spec, description)
     except BuildProblem as error:
         return {"problems": _plain(error.problems + problems)}
-    outputs = {OUTPUT: layers[-1].output_shape}
-    loss, found = fit.check_loss(spec, description, outputs) if not problems else (None, [])
+    outputs = completed.shapes()
+    loss, found = fit.check_loss(spec, description, outputs, completed.outputs) if not problems else (None, [])
     problems += found
-    with torch.device("meta"):
-        parameters = Parameters.of(build(layers).module, loss)
+    parameters = Parameters.of(completed.module, loss)
     optimizing, found = optimizers.check_optimizer(spec, parameters)
     problems += found
     steps = schedulers.steps_of(spec, description.counts["train"])
@@ -72,9 +70,9 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> d
     trainable = sum(p.numel() for _, p in parameters.named if p.requires_grad)
     return {
         "problems": [],
-        "effective_spec": effective_spec(spec, layers, loss, optimizing, scheduler),
+        "effective_spec": effective_spec(spec, completed, loss, optimizing, scheduler),
         "parameters": {"total": total, "trainable": trainable},
-        "preflight": preflight(spec, description, layers) if more else None,
+        "preflight": preflight(spec, description, completed) if more else None,
     }
 
 

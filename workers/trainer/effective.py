@@ -6,15 +6,16 @@ It has the spec's shape; every leaf is {"value": ..., "source": "given" | "defau
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from jobs.model_spec import NESTED, SequentialModel
 from jobs.spec import Component, JobSpec
-from workers.trainer.model import CompletedLayer
+from workers.trainer.model import CompletedLayer, CompletedModel
 from workers.trainer.objective import Criterion
 from workers.trainer.optimizers import Optimizing, read_back
 from workers.trainer.param_groups import REST
@@ -26,7 +27,7 @@ OF_COMPONENTS = ("model", "loss", "optimizer", "lr_scheduler", "metrics")
 
 def effective_spec(
     spec: JobSpec,
-    layers: Sequence[CompletedLayer],
+    completed: CompletedModel,
     loss: Criterion,
     optimizing: Optimizing,
     scheduler: tuple[LRScheduler, CompletedScheduler] | None,
@@ -41,10 +42,7 @@ def effective_spec(
     }
     if device is not None:
         found["device"] = {"value": device, "source": "given" if long.get("device") == device else "inferred"}
-    found["model"] = {
-        "type": _leaf(spec.model.type, "given"),
-        "layers": [_component(c, layer.live, layer.inferred) for c, layer in zip(spec.model.layers, layers, strict=True)],
-    }
+    found["model"] = _model(spec, completed)
     found["loss"] = _component(spec.loss, loss.read_back(), loss.loss.inferred) | {"inputs": _routes(spec.loss.inputs, loss)}
     found["optimizer"] = _optimizer(spec, optimizing)
     found["lr_scheduler"] = _leaf(None, "default")
@@ -58,6 +56,35 @@ def effective_spec(
         for m in spec.metrics
     ]
     return {name: found[name] for name in JobSpec.model_fields}
+
+
+def _model(spec: JobSpec, completed: CompletedModel) -> dict[str, Any]:
+    model, long = spec.model, spec.long_form()["model"]
+    found: dict[str, Any] = {"type": _leaf(model.type, "given")}
+    if isinstance(model, SequentialModel):
+        found["layers"] = _layers(completed.layers, long["layers"])
+    else:
+        nodes = _layers(completed.layers, long["nodes"].values())
+        taken = [{"inputs": _leaf(list(layer.inputs), "given")} for layer in completed.layers]
+        found["inputs"] = _leaf(model.inputs, "given")
+        found["nodes"] = {layer.name: node | more for layer, node, more in zip(completed.layers, nodes, taken, strict=True)}
+        found["outputs"] = _leaf(model.outputs, "given")
+    found["initializers"] = [_component(i, i.arguments()) | {"params": _leaf(i.params, "given")} for i in model.initializers]
+    found["init_from"] = _plain(model.init_from, long.get("init_from"), "init_from" in long)
+    return found
+
+
+def _layers(layers: Iterable[CompletedLayer], given: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [_layer(layer, body) for layer, body in zip(layers, given, strict=True)]
+
+
+def _layer(layer: CompletedLayer, given: dict[str, Any]) -> dict[str, Any]:
+    """A layer's arguments, and the layers inside it."""
+    told = _component(Component.model_validate(given), layer.live, layer.inferred)
+    if "layers" in given:
+        told["layers"] = _layers(layer.layers, given["layers"])
+    nested = {name: layer.arguments[name] for name in NESTED if isinstance(layer.arguments.get(name), dict)}
+    return told | {name: _leaf(value, "given") for name, value in nested.items()}
 
 
 def _plain(value: Any, given: Any, is_given: bool) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,11 +30,16 @@ from workers.trainer.objective import (
     target_routes,
 )
 
+if TYPE_CHECKING:
+    from workers.trainer.model import ModelOutput
+
 MAX_SAMPLE = 2_000_000  # numbers of one row of outputs that a loss is tried on
 
 # Layers whose output lies in [0, 1], and layers behind them that leave it there.
 PROBABILITIES = frozenset({"Sigmoid", "Hardsigmoid", "Softmax", "Softmax2d", "Softmin"})
-TRANSPARENT = frozenset({"Flatten", "Unflatten", "Identity"})
+TRANSPARENT = frozenset(
+    {"Flatten", "Unflatten", "Identity", "flatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose", "select"}
+)
 
 
 # ---- the target's values
@@ -112,15 +118,19 @@ def shapes(loss: CompletedLoss, description: DataDescription, outputs: Mapping[s
 
 
 def check_shapes(
-    spec: JobSpec, loss: CompletedLoss, description: DataDescription, outputs: Mapping[str, Shape]
+    spec: JobSpec,
+    loss: CompletedLoss,
+    description: DataDescription,
+    outputs: Mapping[str, Shape],
+    leading: Sequence[ModelOutput] = (),
 ) -> list[SpecProblem]:
     """Whether everything that feeds the loss has the shape that the loss compares with the rest."""
     found = shapes(loss, description, outputs)
     misfit = RULES.get(loss.type, _alike)(loss, found)
     if misfit is not None:
-        return [_shape_problem(spec, loss, misfit, found)]
+        return [_shape_problem(spec, loss, misfit, found, leading)]
     if loss.type == "BCELoss":
-        return _not_probabilities(spec)
+        return _not_probabilities(loss, leading)
     return list(_ctc_values(loss, description, found)) if loss.type == "CTCLoss" else []
 
 
@@ -206,37 +216,41 @@ def _ctc_values(loss: CompletedLoss, description: DataDescription, found: Shapes
             yield _mismatch(loss.component, route, detail)
 
 
-def _shape_problem(spec: JobSpec, loss: CompletedLoss, misfit: Misfit, found: Shapes) -> SpecProblem:
+def _shape_problem(
+    spec: JobSpec, loss: CompletedLoss, misfit: Misfit, found: Shapes, leading: Sequence[ModelOutput]
+) -> SpecProblem:
     argument, wanted = misfit
     route = loss.route(argument)
     assert route is not None
     alone = len([r for r in loss.routes if r.from_model]) == 1
     what = "the model's output" if route.from_model and alone else f"{argument} ({route.name})"
     detail = f"{what} has shape {written(found[argument])}, but {loss.type} wants {wanted}"
-    return SpecProblem(_where(spec, route, found[argument]) if alone else _told_at(spec.loss, route), "shape_mismatch", detail)
+    where = _where(spec, route, found[argument], leading) if alone else _told_at(spec.loss, route)
+    return SpecProblem(where, "shape_mismatch", detail)
 
 
-def _where(spec: JobSpec, route: Route, shape: Shape) -> str:
-    """Pointer to what decides the shape: the last layer's size, or what the spec says of the argument."""
-    layers = getattr(spec.model, "layers", None)
-    if layers is None or not route.from_model or route.argument in (spec.loss.inputs or {}):
+def _where(spec: JobSpec, route: Route, shape: Shape, leading: Sequence[ModelOutput]) -> str:
+    """Pointer to what decides the shape: the size of the last layer that has one, or what the spec says of the argument."""
+    output = next((output for output in leading if route.from_model and output.name == route.name), None)
+    if output is None or route.argument in (spec.loss.inputs or {}):
         return _told_at(spec.loss, route)
-    for index in reversed(range(len(layers)) if len(shape) == 1 else ()):
+    for layer in output.layers if len(shape) == 1 else ():
         for name in ("out_features", "out_channels"):
-            if name in layers[index].arguments():
-                return f"/model/layers/{index}/{name}"
-    return "/model/layers"
+            if name in layer.arguments:
+                return f"{layer.pointer}/{name}"
+    return output.pointer
 
 
-def _not_probabilities(spec: JobSpec) -> list[SpecProblem]:
-    layers = getattr(spec.model, "layers", None)
-    if layers is None:
+def _not_probabilities(loss: CompletedLoss, leading: Sequence[ModelOutput]) -> list[SpecProblem]:
+    route = loss.route("input")
+    output = next((output for output in leading if route is not None and output.name == route.name), None)
+    if output is None or not output.layers:
         return []
-    last = next((layer.type for layer in reversed(layers) if layer.type not in TRANSPARENT), "")
+    last = next((layer.type for layer in output.layers if layer.type not in TRANSPARENT), "")
     if last in PROBABILITIES:
         return []
     detail = "BCELoss takes probabilities: end the model with Sigmoid, or use BCEWithLogitsLoss on what it gives now"
-    return [SpecProblem(f"/model/layers/{len(layers) - 1}", "out_of_range", detail)]
+    return [SpecProblem(output.layers[0].pointer, "out_of_range", detail)]
 
 
 def written(shape: Shape) -> str:
@@ -248,16 +262,17 @@ def written(shape: Shape) -> str:
 
 
 def check_loss(
-    spec: JobSpec, description: DataDescription, outputs: Mapping[str, Shape]
+    spec: JobSpec, description: DataDescription, outputs: Mapping[str, Shape], leading: Sequence[ModelOutput] = ()
 ) -> tuple[Criterion | None, list[SpecProblem]]:
-    """The loss over a model with these outputs, tried on two rows of real numbers: BCELoss with integer targets passes on the
+    """The loss over a model with these outputs (`leading` says which layers lead to them), tried on two rows of real numbers:
+    BCELoss with integer targets passes on the
     meta device. A loss with parameters of its own is built there and not tried, since they may take any memory.
     """
     try:
         completed = complete_loss(spec, description, outputs)
     except InvalidSpec as error:
         return None, error.problems
-    problems = [*check_shapes(spec, completed, description, outputs), *_weight_sizes(completed, description)]
+    problems = [*check_shapes(spec, completed, description, outputs, leading), *_weight_sizes(completed, description)]
     if problems:
         return None, problems
     own = completed.type in OWN_PARAMETERS

@@ -28,8 +28,8 @@ HIDDEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 METRICS = (torchmetrics.classification, torchmetrics.regression)
 
 
-def classes() -> dict[str, dict[str, type]]:
-    """Every public class of each section, by name."""
+def classes() -> dict[str, dict[str, Any]]:
+    """Every public class of each section, by name; of the initialisers every function that fills a tensor in place."""
     modules = dict(_public(nn, nn.Module))
     losses = {n: c for n, c in modules.items() if c.__module__ == nn.MSELoss.__module__ or n.endswith("Loss")}
     optimizers = dict(_public(optim, optim.Optimizer))
@@ -39,6 +39,7 @@ def classes() -> dict[str, dict[str, type]]:
         "optimizers": {n: c for n, c in optimizers.items() if n != "Optimizer"},
         "lr_schedulers": {n: c for n, c in schedulers.items() if n != "LRScheduler"},
         "layers": {n: c for n, c in modules.items() if n not in losses},
+        "initializers": dict(_initializers()),
         "metrics": {n: c for module in METRICS for n, c in _public(module, torchmetrics.Metric)},
     }
 
@@ -50,9 +51,20 @@ def _public(module: types.ModuleType, base: type) -> Iterator[tuple[str, type]]:
             yield name, found
 
 
+def _initializers() -> Iterator[tuple[str, Any]]:
+    for name in sorted(dir(nn.init)):
+        if name.endswith("_") and not name.startswith("_") and inspect.isfunction(getattr(nn.init, name)):
+            yield name, getattr(nn.init, name)
+
+
 def entry(section: str, name: str, cls: Any) -> dict[str, Any]:
     """What the catalog holds of one class."""
-    row: dict[str, Any] = {"summary": summary(cls), "arguments": [argument(section, name, p) for p in parameters(cls)]}
+    arguments = [argument(section, name, p) for p in parameters(cls)]
+    row: dict[str, Any] = {"summary": summary(cls), "arguments": [*arguments, *supplement.MORE_ARGUMENTS.get(name, ())]}
+    if section == "layers" and name in supplement.INPUTS:
+        row["inputs"] = list(supplement.INPUTS[name])
+    if section == "layers" and name in supplement.OUTPUTS:
+        row["outputs"] = list(supplement.OUTPUTS[name])
     if section == "losses":
         row["forward"] = [n for n in inspect.signature(cls.forward).parameters if n != "self"]
     if (reason := refusal(section, name, cls)) is not None:
@@ -60,7 +72,7 @@ def entry(section: str, name: str, cls: Any) -> dict[str, Any]:
     return row
 
 
-def refusal(section: str, name: str, cls: type) -> str | None:
+def refusal(section: str, name: str, cls: Any) -> str | None:
     """Why a spec may not use the class, or None."""
     if (reason := supplement.REFUSED[section].get(name)) is not None:
         return reason
@@ -73,18 +85,19 @@ def refusal(section: str, name: str, cls: type) -> str | None:
     return None
 
 
-def summary(cls: type) -> str:
+def summary(cls: Any) -> str:
     """The first sentence of torch's own docstring, without markup."""
     first = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
     first = re.sub(r":\w+:`~?([^`]*)`", r"\1", first).replace("`", "").replace(r"\_", "_")
     return " ".join(first.split()).split(". ")[0].rstrip(".:")[:200]
 
 
-def parameters(cls: type) -> list[inspect.Parameter]:
+def parameters(cls: Any) -> list[inspect.Parameter]:
     """The constructor's parameters that a spec could name."""
     source = getattr(nn, supplement.SIGNATURES.get(cls.__name__, ""), cls)
     named = [p for p in inspect.signature(source).parameters.values() if p.kind not in HIDDEN]
-    return [p for p in named if p.name not in supplement.SUPPLIED_ARGUMENTS and (source is cls or p.name != "mode")]
+    apart = supplement.SUPPLIED_ARGUMENTS | supplement.NOT_THEIRS
+    return [p for p in named if not {p.name, f"{cls.__name__}.{p.name}"} & apart]
 
 
 def argument(section: str, owner: str, parameter: inspect.Parameter) -> dict[str, Any]:
@@ -94,10 +107,12 @@ def argument(section: str, owner: str, parameter: inspect.Parameter) -> dict[str
     row: dict[str, Any] = {"name": name, "forms": list(_for(supplement.FORMS, owner, name) or annotation.forms(default))}
     if default is inspect.Parameter.empty or f"{owner}.{name}" in supplement.REQUIRED:
         row["required"] = True
+    elif name in supplement.DEFAULTS and callable(default):
+        row["default"] = supplement.DEFAULTS[name]
     elif isinstance(default, bool | int | float | str | tuple | type(None)):
         row["default"] = list(default) if isinstance(default, tuple) else default
     choices = _for(supplement.CHOICES, owner, name) or annotation.choices()
-    if choices and "string" in row["forms"]:
+    if choices and {"string", "layer"} & set(row["forms"]):
         row["choices"] = list(choices)
     row |= _for(supplement.BOUNDS, owner, name) or {}
     row |= annotation.members(owner, name) if {"integers", "numbers"} & set(row["forms"]) else {}

@@ -1,73 +1,135 @@
-"""Step 2, the model: layers by name become modules, every size that follows from the data filled in.
+"""Step 2, the model: layers by name, one after the other or as a graph of nodes, become one module.
 
-`complete` walks the layers on the meta device, where nothing is computed and no memory is taken; `build` then calls the
-ordinary constructors on the CPU, in order (rule 4 of "What `seed` means").
+`complete` walks the layers on the meta device and fills in every size that follows from the data; `build` then calls the
+ordinary constructors on the CPU, in the order of the spec (rule 4 of "What `seed` means").
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from jobs.catalog import catalog
-from jobs.spec import Component, JobSpec, SpecProblem
-from workers.trainer.data import INPUT, Batch, DataDescription
+from jobs.model_spec import GraphModel, SequentialModel
+from jobs.spec import JobSpec, SpecProblem
+from workers.trainer.data import Batch, DataDescription
+from workers.trainer.graph import RESERVED, Graph
 from workers.trainer.objective import OUTPUT
+from workers.trainer.place import BuildProblem, Node, Shape, Value, placeholder
+from workers.trainer.walk import CompletedLayer, Walk, leading, sequential_nodes
 
-MAX_PARAMETERS = 200_000_000  # 0.8 GB of float32, four times that with Adam's state and the gradients
-MAX_ACTIVATIONS = 500_000_000  # elements of one layer's output for one batch
-MAX_DIMENSIONS = 16  # torch's kernels take up to 64, the meta device any number
-
-Shape = tuple[int, ...]
-
-
-class BuildProblem(Exception):
-    """The model cannot be built; `problems` names the layers."""
-
-    def __init__(self, problems: list[SpecProblem]) -> None:
-        super().__init__("; ".join(p.detail for p in problems))
-        self.problems = problems
+__all__ = ["BuildProblem", "CompletedLayer", "CompletedModel", "Model", "ModelOutput", "build", "complete"]
 
 
 @dataclass(frozen=True)
-class CompletedLayer:
-    """One layer with all sizes filled in. `live` holds its arguments as read back from the module that was built."""
+class ModelOutput:
+    """One output: its shape of one row, and the layers that lead to it, the nearest first, up to where several inputs meet."""
 
-    type: str
-    arguments: dict[str, Any]
-    inferred: frozenset[str]
-    live: dict[str, Any]
-    output_shape: Shape  # of one row, without the batch dimension
-    parameters: int
+    name: str
+    pointer: str
+    shape: Shape
+    layers: tuple[CompletedLayer, ...]
 
 
-def complete(spec: JobSpec, description: DataDescription) -> list[CompletedLayer]:
-    """The layers with every size filled in. Raises BuildProblem at the first layer that cannot follow the one before."""
+@dataclass(frozen=True)
+class CompletedModel:
+    """All layers with every size filled in. `module` is the model on the meta device: names and shapes without numbers."""
+
+    layers: tuple[CompletedLayer, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[ModelOutput, ...]
+    references: tuple[str, ...]  # what each output is called inside
+    module: Graph
+
+    def table(self) -> list[dict[str, Any]]:
+        """Every layer or node, those inside a Sequential behind it: name, type, output shape of one row, parameters."""
+        return [row for layer in self.layers for row in _rows(layer, "")]
+
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of one row of every output, by its name."""
+        return {output.name: output.shape for output in self.outputs}
+
+
+def _rows(layer: CompletedLayer, prefix: str) -> list[dict[str, Any]]:
+    name = f"{prefix}{layer.name}"
+    row = {"name": name, "type": layer.type, "output_shape": list(layer.output_shape), "parameters": layer.parameters}
+    inner = () if layer.shared else layer.layers
+    return [row, *(found for part in inner for found in _rows(part, f"{name}."))]
+
+
+def complete(spec: JobSpec, description: DataDescription) -> CompletedModel:
+    """The model with every size filled in. Raises BuildProblem at the first layer that cannot take what comes in."""
     rows = batch_rows(spec, description)
     short = last_batch_rows(spec, description)
-    values = [
-        torch.empty((r, *description.inputs[INPUT].shape), device="meta") for r in ([rows] if short == rows else [rows, short])
+    sizes = [rows] if short == rows else [rows, short]
+    inputs, nodes, references = _plan(spec.model, description)
+    fields = description.inputs
+    values = {name: placeholder(fields[name].shape, sizes, fields[name].integers) for name in inputs}
+    walk = Walk(spec, pooled=_pooled(nodes))
+    layers, modules = walk.through(nodes, values)
+    graph = Graph(inputs, modules, [layer.step() for layer in layers], references)
+    outputs = _outputs(spec.model, references, values, {layer.name: layer for layer in layers})
+    return CompletedModel(tuple(layers), inputs, outputs, references, graph)
+
+
+def _plan(
+    model: SequentialModel | GraphModel, description: DataDescription
+) -> tuple[tuple[str, ...], list[Node], tuple[str, ...]]:
+    """Names of the inputs, the nodes, and what the outputs are called."""
+    known = list(description.inputs)
+    if isinstance(model, SequentialModel):
+        if len(known) > 1:
+            detail = f"a Sequential takes one input, but the data has {', '.join(known)}; use a Graph"
+            raise BuildProblem([SpecProblem("/model/type", "shape_mismatch", detail)])
+        nodes = sequential_nodes(model.layers, "/model", known[0])
+        return (known[0],), nodes, (nodes[-1].name,)
+    problems = [
+        SpecProblem(f"/model/inputs/{i}", "unknown_input", f"the data has no input {name!r}; it has {', '.join(known)}")
+        for i, name in enumerate(model.inputs)
+        if name not in known
     ]
-    layers: list[CompletedLayer] = []
-    total = 0
-    for index, component in enumerate(spec.model.layers):
-        where = _Place(index, component, tuple(values[0].shape))
-        arguments, inferred = fill(component, where)
-        module = where.construct(arguments)
-        values = [where.forward(module, value, value is not values[0]) for value in values]
-        parameters = sum(p.numel() for p in module.parameters())
-        total += parameters
-        if total > MAX_PARAMETERS:
-            raise where.problem("", "out_of_range", f"the model has over {MAX_PARAMETERS:,} parameters with this layer")
-        live = read_back(component, arguments, module)
-        output = tuple(values[0].shape[1:])
-        layers.append(CompletedLayer(component.type, arguments, inferred, live, output, parameters))
-    return layers
+    problems += [
+        SpecProblem(f"/model/nodes/{name}", "reserved", f"torch's modules have an attribute {name!r}; call the node {name}_")
+        for name in model.nodes
+        if name in RESERVED
+    ]
+    if problems:
+        raise BuildProblem(problems)
+    nodes = [
+        Node(name, f"node {name} ({component.type})", f"/model/nodes/{name}", component, tuple(component.inputs))
+        for name, component in model.nodes.items()
+    ]
+    return tuple(model.inputs), nodes, tuple(model.outputs)
+
+
+def _pooled(nodes: Sequence[Node]) -> set[str]:
+    """The pooling nodes whose indices another node takes, where need be through a node that shares their module."""
+    found = {reference.partition(".")[0] for node in nodes for reference in node.inputs if reference.endswith(".indices")}
+    return found | {node.component.arguments().get("module", node.name) for node in nodes if node.name in found}
+
+
+def _outputs(
+    model: SequentialModel | GraphModel,
+    references: Sequence[str],
+    values: Mapping[str, Value],
+    layers: Mapping[str, CompletedLayer],
+) -> tuple[ModelOutput, ...]:
+    found, problems = [], []
+    for index, reference in enumerate(references):
+        sequential = isinstance(model, SequentialModel)
+        pointer = "/model/layers" if sequential else f"/model/outputs/{index}"
+        value = values.get(reference)
+        if value is None or value.constant or not value.is_float:
+            why = "is not there" if value is None else "is the same for every row" if value.constant else "holds whole numbers"
+            problems.append(SpecProblem(pointer, "shape_mismatch", f"the output {reference!r} {why}"))
+            continue
+        path = tuple(leading(layers[reference.partition(".")[0]], layers))
+        found.append(ModelOutput(OUTPUT if sequential else reference, pointer, value.shape[1:], path))
+    if problems:
+        raise BuildProblem(problems)
+    return tuple(found)
 
 
 def batch_rows(spec: JobSpec, description: DataDescription) -> int:
@@ -98,140 +160,9 @@ class Model:
         return dict(zip(self._outputs, values, strict=True))
 
 
-def build(layers: Iterable[CompletedLayer]) -> Model:
+def build(completed: CompletedModel) -> Model:
     """The model on the CPU by ordinary constructors, in order. Draws its weights from torch's default generator."""
-    module = nn.Sequential(*(construct(layer.type, layer.arguments) for layer in layers))
-    return Model(module, [INPUT], [OUTPUT])
-
-
-def construct(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """One layer of torch.nn; lists become tuples, as torch writes sizes. Raises whatever the constructor raises."""
-    module: nn.Module = getattr(nn, name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
-    return module
-
-
-# ---- sizes that follow from the layer before
-
-# Argument, the dimension it equals (batch dimension counted), and how many dimensions the input must have (0: any).
-FOLLOWS: dict[str, tuple[str, int, int]] = {
-    "Linear": ("in_features", -1, 0),
-    **{f"Conv{d}d": ("in_channels", 1, d + 2) for d in (1, 2, 3)},
-    **{f"ConvTranspose{d}d": ("in_channels", 1, d + 2) for d in (1, 2, 3)},
-    "BatchNorm1d": ("num_features", 1, 0),
-    **{f"BatchNorm{d}d": ("num_features", 1, d + 2) for d in (2, 3)},
-    **{f"InstanceNorm{d}d": ("num_features", 1, d + 2) for d in (1, 2, 3)},
-    "GroupNorm": ("num_channels", 1, 0),
-}
-WHOLE_SHAPE = frozenset({"LayerNorm", "RMSNorm"})
-
-
-def fill(component: Component, where: _Place) -> tuple[dict[str, Any], frozenset[str]]:
-    """The arguments with inferred sizes added, and which were. Raises BuildProblem when a given size does not fit."""
-    arguments = component.arguments()
-    if component.type in WHOLE_SHAPE:
-        return _fill_shape(arguments, where)
-    if component.type not in FOLLOWS:
-        return arguments, frozenset()
-    argument, dimension, dimensions = FOLLOWS[component.type]
-    if (dimensions and len(where.shape) != dimensions) or len(where.shape) < 2:
-        wanted = f"{dimensions} dimensions" if dimensions else "at least 2 dimensions"
-        raise where.problem("", "shape_mismatch", f"{where.gets}, but it wants {wanted}, the batch counted")
-    size = where.shape[dimension]
-    given = arguments.get(argument)
-    if given is None:
-        return _in_order(component, {**arguments, argument: size}), frozenset({argument})
-    if given != size:
-        raise where.problem(f"/{argument}", "shape_mismatch", f"{where.gets}, so {argument} is {size}, not {given}")
-    return arguments, frozenset()
-
-
-def _fill_shape(arguments: dict[str, Any], where: _Place) -> tuple[dict[str, Any], frozenset[str]]:
-    given = arguments.get("normalized_shape")
-    if given is None:
-        return {"normalized_shape": list(where.shape[1:]), **arguments}, frozenset({"normalized_shape"})
-    shape = tuple(given) if isinstance(given, list) else (given,)
-    if not shape or where.shape[-len(shape) :] != shape:
-        detail = f"{where.gets}, so normalized_shape is {list(where.shape[1:])} or its end, not {str(given)[:60]}"
-        raise where.problem("/normalized_shape", "shape_mismatch", detail)
-    return arguments, frozenset()
-
-
-def _in_order(component: Component, arguments: dict[str, Any]) -> dict[str, Any]:
-    known = catalog().section("layers")[component.type].arguments
-    return {name: arguments[name] for name in known if name in arguments}
-
-
-def read_back(component: Component, arguments: dict[str, Any], module: nn.Module) -> dict[str, Any]:
-    """Every argument's value as the live module has it; what a module does not keep is what its constructor was given."""
-    found = {}
-    for name, argument in catalog().section("layers")[component.type].arguments.items():
-        if argument.refused is not None:
-            continue
-        value = getattr(module, name, arguments.get(name, argument.default))
-        # `bias=True` becomes a parameter called bias, `bias=False` the attribute None.
-        if (name in arguments and isinstance(arguments[name], bool)) or isinstance(argument.default, bool):
-            value = value is not None and value is not False
-        found[name] = value
-    return found
-
-
-class _Place:
-    """A layer in its place: what comes in, and how its errors are told."""
-
-    def __init__(self, index: int, component: Component, shape: Shape) -> None:
-        self.index, self.component, self.shape = index, component, shape
-        self.name = f"layer {index} ({component.type})"
-
-    @property
-    def gets(self) -> str:
-        return f"{self.name} gets input of shape {_written(self.shape)}"
-
-    def problem(self, member: str, code: str, detail: str) -> BuildProblem:
-        return BuildProblem([SpecProblem(f"/model/layers/{self.index}{member}", code, detail)])
-
-    def construct(self, arguments: dict[str, Any]) -> nn.Module:
-        try:
-            with torch.device("meta"):
-                return construct(self.component.type, arguments)
-        except Exception as error:
-            text = _first_line(error)
-            named = next((n for n in self.component.arguments() if re.search(rf"\b{re.escape(n)}\b", text)), None)
-            member = f"/{named}" if named else ""
-            raise self.problem(member, "invalid_argument", f"{self.name} cannot be built: {text}") from error
-
-    def forward(self, module: nn.Module, value: Tensor, short: bool) -> Tensor:
-        dim = self.component.arguments().get("dim")
-        if dim is not None and not -value.dim() <= dim < value.dim():  # a softmax does not look at it on the meta device
-            raise self.problem("/dim", "out_of_range", f"{self.gets}, which has no dimension {dim}")
-        try:
-            with torch.no_grad():
-                output = module(value)
-        except Exception as error:
-            if short or "more than 1 value per channel" in str(error):
-                detail = (
-                    f"{self.name} cannot take a batch of {len(value)} row(s), as the last one is ({_first_line(error)}); "
-                    "set drop_last to leave it out, or choose another batch_size"
-                )
-                raise BuildProblem([SpecProblem("/batch_size", "out_of_range", detail)]) from error
-            raise self.problem("", "shape_mismatch", f"{self.gets}, which it cannot take: {_first_line(error)}") from error
-        if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != len(value):
-            raise self.problem("", "shape_mismatch", f"{self.gets} and does not keep the batch as its first dimension")
-        if output.numel() == 0 or output.dim() > MAX_DIMENSIONS:
-            gives = "nothing: its output" if output.numel() == 0 else f"over {MAX_DIMENSIONS} dimensions: its output"
-            raise self.problem(
-                "", "out_of_range", f"{self.gets} and gives {gives} has shape {_written(tuple(output.shape))[:200]}"
-            )
-        if output.numel() > MAX_ACTIVATIONS:
-            raise self.problem(
-                "", "out_of_range", f"{self.name} gives {output.numel():,} numbers a batch; the limit is {MAX_ACTIVATIONS:,}"
-            )
-        return output
-
-
-def _written(shape: Shape) -> str:
-    return "(" + ", ".join(["n", *map(str, shape[1:])]) + ")"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    modules = {layer.name: layer.construct() for layer in completed.layers if layer.has_module}
+    steps = [layer.step() for layer in completed.layers]
+    graph = Graph(completed.inputs, modules, steps, completed.references)
+    return Model(graph, completed.inputs, [output.name for output in completed.outputs])

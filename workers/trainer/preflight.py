@@ -8,7 +8,6 @@ its own grows. All of it is an estimate: the process itself, torch's workspaces 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,19 +16,20 @@ from torch.optim import Optimizer
 
 from jobs.spec import JobSpec
 from workers.trainer.data import DataDescription, Field
-from workers.trainer.model import CompletedLayer, Model, batch_rows, build
+from workers.trainer.model import CompletedModel, Model, batch_rows, build
 from workers.trainer.optimizers import build_optimizer
 from workers.trainer.param_groups import Parameters
+from workers.trainer.place import placeholder
 
 BYTES = 4  # of a float32
 
 Shape = tuple[int, ...]
 
 
-def preflight(spec: JobSpec, description: DataDescription, layers: Sequence[CompletedLayer]) -> dict[str, Any]:
+def preflight(spec: JobSpec, description: DataDescription, completed: CompletedModel) -> dict[str, Any]:
     """The layer table, and the memory in bytes, as API.md's preflight gives them."""
     with torch.device("meta"):
-        model = build(layers)
+        model = build(completed)
     parameters = list(model.module.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad) * BYTES
     memory = {
@@ -39,25 +39,17 @@ def preflight(spec: JobSpec, description: DataDescription, layers: Sequence[Comp
         "activations": activation_bytes(model, description, batch_rows(spec, description)),
         "data": description.rows * sum(field_bytes(f) for f in (*description.inputs.values(), *description.targets.values())),
     }
-    return {"layers": layer_table(layers), "memory": {**memory, "total": sum(memory.values())}}
-
-
-def layer_table(layers: Sequence[CompletedLayer]) -> list[dict[str, Any]]:
-    """One row a layer; `output_shape` leaves the batch dimension out."""
-    return [
-        {"name": str(index), "type": layer.type, "output_shape": list(layer.output_shape), "parameters": layer.parameters}
-        for index, layer in enumerate(layers)
-    ]
+    return {"layers": completed.table(), "memory": {**memory, "total": sum(memory.values())}}
 
 
 def field_bytes(field: Field) -> int:
-    """Of one row; a class label is an int64."""
-    return math.prod(field.shape) * BYTES if field.shape else 8
+    """Of one row; a class label and tokens are int64."""
+    return math.prod(field.shape) * (BYTES if field.integers is None else 8) if field.shape else 8
 
 
 def activation_bytes(model: Model, description: DataDescription, rows: int) -> int:
     """What forward keeps for backward with a batch of `rows`: every storage once, parameters and the batch left out."""
-    batch = {name: torch.empty((rows, *field.shape), device="meta") for name, field in description.inputs.items()}
+    batch = {name: placeholder(field.shape, [rows], field.integers).tensors[0] for name, field in description.inputs.items()}
     outside = {_storage(t) for t in (*model.module.parameters(), *model.module.buffers(), *batch.values())}
     kept: dict[int, Tensor] = {}
 

@@ -1,0 +1,67 @@
+"""The module that runs named steps: what every model of layers becomes, a Sequential being steps called 0, 1, 2, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from workers.trainer.calls import Call
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call. `name` is its output's name, `module` the name of the module it calls, None for an operation.
+
+    `outputs` are the names of what the call gives, where that is a tuple; `over` those that no later step needs.
+    """
+
+    name: str
+    call: Call
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    module: str | None = None
+    over: tuple[str, ...] = ()
+
+
+class Graph(nn.Module):
+    """Runs its steps in order. The state_dict's keys are `<name of the module>.<parameter>`."""
+
+    def __init__(
+        self, inputs: Sequence[str], modules: dict[str, nn.Module], steps: Sequence[Step], outputs: Sequence[str]
+    ) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+        self._steps = tuple(_freed(steps, self._outputs))
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The output, or a tuple of them, for the inputs in their order, each with the batch first."""
+        values: dict[str, Tensor] = dict(zip(self._inputs, inputs, strict=True))
+        for step in self._steps:
+            taken = [values[name] for name in step.inputs]
+            for name in step.over:
+                values.pop(name, None)
+            given = step.call(*taken) if step.module is None else step.call(self._modules[step.module], *taken)
+            if isinstance(given, tuple):
+                values.update(zip(step.outputs, given, strict=False))
+            else:
+                values[step.name] = given
+        found = tuple(values[name] for name in self._outputs)
+        return found if len(found) > 1 else found[0]
+
+
+def _freed(steps: Sequence[Step], outputs: tuple[str, ...]) -> list[Step]:
+    """Each step with the names that it is the last to need, so that no tensor is kept for longer than in a plain forward."""
+    needed, found = set(outputs), []
+    for step in reversed(steps):
+        last = {name for name in step.inputs if name not in needed}
+        found.append(replace(step, over=tuple(sorted(last))))
+        needed |= set(step.inputs)
+    return found[::-1]
+
+
+RESERVED = frozenset(dir(Graph((), {}, (), ())))  # attributes of every module, which no node can be called

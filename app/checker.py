@@ -123,7 +123,7 @@ class Checker:
                 self._lock.release()
         return child.torch if child is not None and child.alive else None
 
-    def ask(self, spec: Mapping[str, Any], dataset: str, *, preflight: bool = False) -> Answer:
+    def ask(self, spec: Mapping[str, Any], dataset: str, *, preflight: bool = False, init_from: str | None = None) -> Answer:
         """What building `spec` on the data in the folder `dataset` reveals. Raises CheckerUnavailable.
 
         Waits at most ANSWER_SECONDS, the wait for other questions and for a cold child included.
@@ -132,7 +132,7 @@ class Checker:
         if not self._lock.acquire(timeout=self._seconds):
             raise CheckerUnavailable("the checker is busy with other specs")
         try:
-            return self._ask({"spec": spec, "dataset": dataset, "preflight": preflight}, deadline)
+            return self._ask({"spec": spec, "dataset": dataset, "preflight": preflight, "init_from": init_from}, deadline)
         finally:
             self._lock.release()
 

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.body import read_json
 from app.checker import Answer, CheckerUnavailable
+from app.init_from import pinned
 from app.job_json import entity_tag, job_body, timestamp
 from app.lists import After, Limit, Order, envelope
 from app.log_tail import tail
@@ -49,9 +50,14 @@ def create_job(
     spec = parse(body)
     canonical = spec.canonical()
     folder, files = _dataset(parts, spec)
-    answer = _checked(parts, canonical, folder, body, preflight=validate_only)
-    if validate_only:
-        return JSONResponse(_preflight_body(canonical, answer))
+    with pinned(parts, spec) as pin:
+        canonical = canonical if pin is None else pin.noted(canonical)
+        weights = None if pin is None else str(pin.path)
+        answer = _checked(parts, canonical, folder, body, preflight=validate_only, init_from=weights)
+        if validate_only:
+            return JSONResponse(_preflight_body(canonical, answer))
+        if pin is not None:
+            pin.keep()
     job = parts.store.create_job(
         spec=canonical,
         name=spec.name,
@@ -90,10 +96,10 @@ def _preflight_body(canonical: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _checked(parts: Service, canonical: str, folder: str, body: object, *, preflight: bool) -> Answer:
+def _checked(parts: Service, canonical: str, folder: str, body: object, *, preflight: bool, init_from: str | None) -> Answer:
     """What the checker found, its problems pointing into `body`, where a short form may stand. Raises Problem."""
     try:
-        answer = parts.checker.ask(json.loads(canonical), folder, preflight=preflight)
+        answer = parts.checker.ask(json.loads(canonical), folder, preflight=preflight, init_from=init_from)
     except CheckerUnavailable as reason:
         raise unavailable("checker-unavailable", f"{reason}; nothing was queued") from reason
     if answer.problems:

@@ -4,6 +4,7 @@
 <root>/files/<sha256>             an upload, stored once by content
 <root>/files/<sha256>.prepared/   its arrays and schema, as the trainer reads them
 <root>/files/incoming-*           an upload on its way
+<root>/weights/<sha256>           what a model starts from (init_from), stored once by content
 <root>/jobs/<id>/checkpoints/, artifacts/, attempt-<n>.log
 """
 
@@ -67,12 +68,17 @@ class DataFolder:
 
     def keep(self, incoming: Path, sha256: str) -> Path:
         """Gives an upload its final name, safe against a power cut. The same content twice is one file."""
-        final = self.file(sha256)
-        with incoming.open("rb") as upload:
-            os.fsync(upload.fileno())
-        incoming.replace(final)
-        _sync_folder(final.parent)
-        return final
+        return _kept(incoming, self.file(sha256))
+
+    def weights(self, sha256: str) -> Path:
+        """The pinned weights with this content."""
+        return self.root / "weights" / _checked("pinned weights", SHA256, sha256)
+
+    def keep_weights(self, incoming: Path, sha256: str) -> Path:
+        """Gives a copy of another job's weights its final name, as `keep` does."""
+        final = self.weights(sha256)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        return _kept(incoming, final)
 
     def job(self, job_id: str) -> Path:
         """The folder of one job: all that its trainer may write to."""
@@ -112,6 +118,14 @@ def _checked(what: str, pattern: re.Pattern[str], name: str) -> str:
     if not pattern.fullmatch(name):
         raise UnsafeName(what, name)
     return name
+
+
+def _kept(incoming: Path, final: Path) -> Path:
+    with incoming.open("rb") as upload:
+        os.fsync(upload.fileno())
+    incoming.replace(final)
+    _sync_folder(final.parent)
+    return final
 
 
 def _sync_folder(folder: Path) -> None:

@@ -41,6 +41,7 @@ class Assignment:
     threads: int  # for torch.set_num_threads
     dataset: str  # folder that holds schema.json and arrays.safetensors (see workers/trainer/ingest.py)
     job_folder: str  # holds checkpoints/ and artifacts/
+    init_from: str | None = None  # file of the weights to start from, pinned when the job was made
     environment: dict[str, Any] | None = None  # as recorded by the first attempt; None at the first
 
 

@@ -238,6 +238,7 @@ class Supervisor:
             threads=claim.threads,
             dataset=str(self._dataset(claim)),
             job_folder=str(self._folder.make_job(claim.job_id)),
+            init_from=self._weights(claim),
             environment=claim.environment,
         )
         child = self._launcher.launch(assignment, self._folder.log(claim.job_id, claim.attempt))
@@ -257,3 +258,14 @@ class Supervisor:
         if not path.is_dir():
             raise CannotStart(Failure("invalid_data", "the data set is not in this worker's data folder", pointer))
         return path
+
+    def _weights(self, claim: Claim) -> str | None:
+        """The file that the model starts from, None without one. Raises CannotStart when it is not there."""
+        init_from = json.loads(claim.spec)["model"].get("init_from")
+        if init_from is None:
+            return None
+        path = self._folder.weights(init_from["sha256"])
+        if not path.is_file():
+            detail = "the weights to start from are not in this worker's data folder"
+            raise CannotStart(Failure("invalid_spec", detail, "/model/init_from"))
+        return str(path)

@@ -34,6 +34,7 @@ from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
 from workers.trainer.schedulers import build_scheduler, steps_of
+from workers.trainer.weights import initialize, take_over
 
 MESSAGE_CHARACTERS = 2000
 
@@ -180,6 +181,9 @@ class Attempt:
         parts = load(spec, dataset)
         torch.manual_seed(spec.seed)
         model = build(completed)
+        initialize(model.module, spec.model.initializers)
+        if spec.model.init_from is not None and self._assignment.init_from is not None:
+            take_over(spec.model.init_from, model.module, Path(self._assignment.init_from))
         loss = build_loss(completed_loss, parts.train)
         optimizing = build_optimizer(spec, Parameters.of(model.module, loss))
         scheduler = build_scheduler(spec, optimizing.optimizer, steps_of(spec, len(parts.train)))

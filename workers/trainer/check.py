@@ -1,6 +1,7 @@
 """The warm checker: builds a spec without memory and tells what is wrong. `python -m workers.trainer.check`.
 
-One JSON line in, one out. In: {"id", "spec": long form, "dataset": folder, "preflight": bool}. Out: {"id", "problems":
+One JSON line in, one out. In: {"id", "spec": long form, "dataset": folder, "preflight": bool, "init_from":
+file or null}. Out: {"id", "problems":
 [{pointer, code, detail}], "effective_spec", "parameters": {"total", "trainable"}, "preflight": {"layers", "memory"} if
 asked for}. The first line out, once warm, is {"ready": true, "torch": version}.
 Layers are built on the meta device, and only loss and metrics see numbers, two rows of them: no question can take much memory
@@ -28,6 +29,7 @@ from workers.trainer.effective import effective_spec
 from workers.trainer.model import BuildProblem, complete
 from workers.trainer.param_groups import Parameters
 from workers.trainer.preflight import preflight
+from workers.trainer.weights import check_init_from, check_initializers
 
 WARM_UP = DataDescription(
     rows=8,
@@ -46,7 +48,7 @@ WARM_UP_SPEC = {
 }
 
 
-def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> dict[str, Any]:
+def answer(spec: JobSpec, description: DataDescription, more: bool = False, init_from: Path | None = None) -> dict[str, Any]:
     """Problems, effective spec and parameters of a spec over data so described, and its preflight if `more` is asked."""
     problems = fit.check_targets(spec, description)
     try:
@@ -59,6 +61,7 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False) -> d
     parameters = Parameters.of(completed.module, loss)
     optimizing, found = optimizers.check_optimizer(spec, parameters)
     problems += found
+    problems += [*check_initializers(spec, completed.module), *check_init_from(spec, completed.module, init_from)]
     steps = schedulers.steps_of(spec, description.counts["train"])
     scheduler, found = schedulers.check_scheduler(spec, optimizing, steps) if optimizing is not None else (None, [])
     problems += found
@@ -84,7 +87,9 @@ def respond(question: dict[str, Any]) -> dict[str, Any]:
     """The answer to one question; never raises."""
     try:
         spec = parse(question["spec"])
-        return answer(spec, describe(spec, Path(question["dataset"])), question.get("preflight") is True)
+        weights = question.get("init_from")
+        description = describe(spec, Path(question["dataset"]))
+        return answer(spec, description, question.get("preflight") is True, None if weights is None else Path(weights))
     except (InvalidSpec, InvalidData) as error:
         return {"problems": _plain(error.problems)}
     except Exception as error:

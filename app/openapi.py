@@ -36,6 +36,30 @@ EXAMPLES: dict[str, Any] = {
             "seed": 0,
         },
     },
+    "residual-graph": {
+        "summary": "A graph of named nodes: images through a residual block",
+        "value": {
+            "dataset": {"type": "builtin", "name": "digits"},
+            "model": {
+                "type": "Graph",
+                "inputs": ["x"],
+                "nodes": {
+                    "stem": {"type": "Conv2d", "out_channels": 8, "kernel_size": 3, "padding": 1, "inputs": ["x"]},
+                    "act": {"type": "ReLU", "inputs": ["stem"]},
+                    "conv": {"type": "Conv2d", "out_channels": 8, "kernel_size": 3, "padding": 1, "inputs": ["act"]},
+                    "sum": {"type": "add", "inputs": ["stem", "conv"]},
+                    "pool": {"type": "mean", "dim": [2, 3], "inputs": ["sum"]},
+                    "head": {"type": "Linear", "out_features": 10, "inputs": ["pool"]},
+                },
+                "outputs": ["head"],
+                "initializers": [{"params": "head.weight", "type": "xavier_uniform_"}],
+            },
+            "loss": "CrossEntropyLoss",
+            "optimizer": "AdamW",
+            "batch_size": 64,
+            "epochs": 5,
+        },
+    },
     "shortest": {
         "summary": "Only what is required, short forms",
         "value": {

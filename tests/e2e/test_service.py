@@ -46,6 +46,20 @@ def test_csv_upload_trains(service: Service) -> None:
     assert job["status"] == "succeeded", job
 
 
+def test_a_job_starts_from_anothers_weights(service: Service) -> None:
+    first = service.finished(service.submit(mlp(epochs=2)))
+    spec = mlp(epochs=1, seed=1, shuffle=False)
+    start = spec["model"] | {"init_from": {"job": first["id"]}}
+    second = service.finished(service.submit(spec | {"model": start}))
+    assert second["status"] == "succeeded", second
+    assert second["spec"]["model"]["init_from"]["sha256"] == digest(service, first["id"])
+    alone = service.finished(service.submit(spec))
+    assert service.series(second["id"])[1] != service.series(alone["id"])[1]
+    frozen = spec | {"model": start, "optimizer": {"type": "SGD", "lr": 0.0}}
+    kept = service.finished(service.submit(frozen))
+    assert digest(service, kept["id"]) == digest(service, first["id"])
+
+
 def test_cancel_stops_a_running_job_soon(service: Service) -> None:
     job_id = service.submit(mlp(**LONG))
     wait_for(lambda: len(service.series(job_id)[0]) > 10, 30)

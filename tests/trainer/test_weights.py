@@ -21,7 +21,7 @@ from workers.trainer import check
 
 JOB = "job_" + "0" * 26
 LAYERS = [{"type": "Linear", "out_features": 16}, "ReLU", {"type": "Linear", "out_features": 3}]
-IRIS: dict[str, Any] = {
+DIGITS: dict[str, Any] = {
     "dataset": {"type": "builtin", "name": "digits"},
     "model": {"type": "Sequential", "layers": ["Flatten", {"type": "Linear", "out_features": 16}, "ReLU",
                                                 {"type": "Linear", "out_features": 10}]},
@@ -47,7 +47,7 @@ def trained(module: nn.Module) -> Built:
 
 
 def with_model(**members: Any) -> dict[str, Any]:
-    return {**IRIS, "model": {**IRIS["model"], **members}}
+    return {**DIGITS, "model": {**DIGITS["model"], **members}}
 
 
 def test_initialisers_draw_in_their_order_after_all_modules(sets: Path, tmp_path: Path) -> None:
@@ -62,11 +62,12 @@ def test_initialisers_draw_in_their_order_after_all_modules(sets: Path, tmp_path
 
     def build() -> Built:
         module = plain()
-        nn.init.normal_(module[3].weight, std=0.02)
-        nn.init.normal_(module[3].bias, std=0.02)
-        for layer in (module[1], module[3]):
+        linear = [layer for layer in module if isinstance(layer, nn.Linear)]
+        nn.init.normal_(linear[1].weight, std=0.02)
+        nn.init.normal_(linear[1].bias, std=0.02)
+        for layer in linear:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        for layer in (module[1], module[3]):
+        for layer in linear:
             nn.init.constant_(layer.bias, 0.25)
         return trained(module)
 
@@ -82,7 +83,7 @@ def started_from(sets: Path, folder: Path, source: Path, **init_from: Any) -> Su
 @pytest.mark.parametrize("params", [None, ["1.*"]])
 def test_another_jobs_weights_whole_or_by_pattern(sets: Path, tmp_path: Path, params: list[str] | None) -> None:
     torch.set_num_threads(1)
-    first = job(sets, tmp_path / "first", {**IRIS, "seed": 9})
+    first = job(sets, tmp_path / "first", {**DIGITS, "seed": 9})
     first.attempt()
     source = tmp_path / "first" / "artifacts" / "model.safetensors"
     service = started_from(sets, tmp_path / "second", source, **({} if params is None else {"params": params}))

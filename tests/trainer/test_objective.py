@@ -80,7 +80,7 @@ BAD: list[tuple[dict[str, Any], DataDescription, str, str]] = [
      MULTI, "/lr_scheduler/schedulers/1/total_steps", "17 times"),
     (spec(lr_scheduler={"type": "ChainedScheduler", "schedulers": ["LinearLR"] * 64}), MULTI, "/lr_scheduler", "limit is 64"),
     (spec(lr_scheduler=deep(5)), MULTI, "/lr_scheduler" + "/schedulers/0" * 3 + "/schedulers", "deeper than 4"),
-    (spec(3, model=layers("ReLU")), data(0, 2, 3, shape=(3,)), "/model/layers", "nothing to train"),
+    (spec(3, model=layers("ReLU")), data(0, 2, 3, shape=(3,)), "/model", "nothing to train"),
 ]  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def _tuples(arguments: dict[str, Any]) -> dict[str, Any]:
 def check_optimizer(spec: JobSpec, parameters: Parameters) -> tuple[Optimizing | None, list[SpecProblem]]:
     """The optimizer, or what its constructor says."""
     if not parameters.named:
-        return None, [SpecProblem("/model/layers", "out_of_range", "no layer has parameters, so there is nothing to train")]
+        return None, [SpecProblem("/model", "out_of_range", "no layer has parameters, so there is nothing to train")]
     try:
         made = build_optimizer(spec, parameters)
     except InvalidSpec as error:

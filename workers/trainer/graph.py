@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from workers.trainer.calls import Call
+from workers.trainer.calls import Call, plain
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,15 @@ class Graph(nn.Module):
             self.add_module(name, module)
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._steps = tuple(_freed(steps, self._outputs))
+        self._is_chain = _is_chain(self._inputs, self._steps, self._outputs)
 
     def forward(self, *inputs: Tensor) -> Any:
         """The output, or a tuple of them, for the inputs in their order, each with the batch first."""
+        if self._is_chain:
+            (x,) = inputs
+            for module in self._modules.values():
+                x = module(x)  # type: ignore[misc]
+            return x
         values: dict[str, Tensor] = dict(zip(self._inputs, inputs, strict=True))
         for step in self._steps:
             taken = [values[name] for name in step.inputs]
@@ -52,6 +58,14 @@ class Graph(nn.Module):
                 values[step.name] = given
         found = tuple(values[name] for name in self._outputs)
         return found if len(found) > 1 else found[0]
+
+
+def _is_chain(inputs: tuple[str, ...], steps: Sequence[Step], outputs: tuple[str, ...]) -> bool:
+    """Whether each step is a module of its own that takes what the one before gives: a third of the time goes into names."""
+    names = [step.name for step in steps]
+    taken = [(name,) for name in (*inputs, *names)]
+    own = all(step.call is plain and step.module == step.name for step in steps)
+    return own and len(inputs) == 1 and [step.inputs for step in steps] == taken[:-1] and (*outputs,) == taken[-1]
 
 
 def _freed(steps: Sequence[Step], outputs: tuple[str, ...]) -> list[Step]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from app.ingest import prepare, preview
+from app.ingest import agrees, prepare, preview
 from app.job_json import timestamp
 from app.lists import After, Limit, Order, envelope
 from app.state import Parts, Service
@@ -17,6 +17,11 @@ from jobs.store import File
 
 router = APIRouter(tags=["files"])
 
+FORMATS = "CSV with a header line, Parquet, NPZ, a ZIP of images in class folders or with a label CSV, or plain text."
+Format = Annotated[
+    Literal["auto", "csv", "text"],
+    Query(description="What the file is: `auto` tells by its content. Only CSV and plain text can be mistaken for each other."),
+]
 MULTIPART = {
     "requestBody": {
         "required": True,
@@ -26,7 +31,7 @@ MULTIPART = {
                     "type": "object",
                     "required": ["file"],
                     "additionalProperties": False,
-                    "properties": {"file": {"type": "string", "format": "binary", "description": "A CSV file with a header."}},
+                    "properties": {"file": {"type": "string", "format": "binary", "description": FORMATS}},
                 }
             }
         },
@@ -41,14 +46,17 @@ MULTIPART = {
     openapi_extra=MULTIPART,
     responses={200: {"description": "These very bytes are here already, under the same id"}},
 )
-async def upload_file(request: Request, parts: Parts) -> JSONResponse:
-    """Takes a CSV file as the part `file`, reads it once and answers with a preview of its columns."""
+async def upload_file(request: Request, parts: Parts, format: Format = "auto") -> JSONResponse:
+    """Takes a data file as the part `file`, reads it once and answers with a preview of what it holds."""
     incoming = await run_in_threadpool(parts.folder.incoming)
     try:
         upload = await receive(request, incoming, parts.settings.max_upload_bytes)
         # The upload is read before it is kept: a file that no job could use leaves nothing behind.
-        if not (parts.folder.prepared(upload.sha256) / "schema.json").exists():
-            await prepare(upload.path, parts.folder.prepared(upload.sha256))
+        prepared = parts.folder.prepared(upload.sha256)
+        if (prepared / "schema.json").exists():
+            agrees(prepared, format)
+        else:
+            await prepare(upload.path, prepared, format)
         file, new = await run_in_threadpool(_keep, parts, upload)
     finally:
         incoming.unlink(missing_ok=True)

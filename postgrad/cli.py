@@ -233,13 +233,16 @@ def pull(
 
 @app.command()
 def upload(
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A CSV file with a header line.")],
+    path: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="CSV, Parquet, NPZ, a ZIP of images, or plain text.")
+    ],
+    format: Annotated[str, typer.Option(help="auto tells by the content; csv and text say which of both it is.")] = "auto",
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
     """Upload a data file and print its id."""
     with talking(url, key) as client:
-        print(client.upload(path)["id"])
+        print(client.upload(path, format)["id"])
 
 
 @app.command()

@@ -41,9 +41,9 @@ class Client:
         body: Body = self._send("POST", f"/v1/jobs/{job_id}/cancel").json()
         return body
 
-    def upload(self, path: Path) -> Body:
+    def upload(self, path: Path, format: str = "auto") -> Body:
         with path.open("rb") as file:
-            body: Body = self._send("POST", "/v1/files", files={"file": (path.name, file)}).json()
+            body: Body = self._send("POST", "/v1/files", files={"file": (path.name, file)}, params={"format": format}).json()
             return body
 
     def curve(self, job_id: str, max_points: int) -> list[Body]:

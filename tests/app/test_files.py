@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.app.conftest import Server, good_spec
+from tests.trainer.test_formats import image, npz, packed, table
 
 TABLE = b"height,colour,target\n1.5,red,0\n2.5,blue,1\n3.5,red,0\n"
 
@@ -102,3 +104,35 @@ def test_a_name_in_any_script_is_kept(client: httpx.Client, name: str) -> None:
     body = head.encode() + b"a,b\n1,2\n3,4\n" + f"{len(name)},{ord(name[0])}\n".encode() + b"\r\n--x--\r\n"
     answer = client.post("/v1/files", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
     assert (answer.status_code, answer.json()["name"]) == (201, name)
+
+
+def test_every_format_has_a_preview(client: httpx.Client) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    x[1, 0] = np.nan
+    arrays = post(client, npz(x=x, y=np.array([0, 1, 1, 1])), "a.npz").json()["preview"]
+    assert (arrays["format"], arrays["rows"], arrays["arrays"]["x"]["shape"]) == ("npz", 4, [4, 3])
+    assert (arrays["arrays"]["x"]["missing"], arrays["arrays"]["x"]["max"]) == (1, 11.0)
+    assert arrays["arrays"]["y"]["class_counts"] == {"0": 1, "1": 3}
+    assert arrays["arrays"]["x"]["first_rows"][1] == [None, 4.0, 5.0]
+    columns = post(client, table(size=[1.5, None], kind=["a", "b"], words=[[1], [2, 3]]), "b.csv").json()["preview"]
+    assert (columns["format"], [c["type"] for c in columns["columns"]]) == ("parquet", ["numeric", "text", "list"])
+    assert columns["columns"][1]["class_counts"] == {"a": 1, "b": 1}
+    pictures = {f"{kind}/1.png": image(np.zeros((4, 6), dtype=np.uint8)) for kind in ("cat", "dog")}
+    images = post(client, packed(pictures)).json()["preview"]
+    assert (images["format"], images["rows"], images["channels"], images["width"]) == ("images", 2, 1, [6, 6])
+    assert images["columns"][0]["class_counts"] == {"cat": 1, "dog": 1}
+    text = post(client, b"To be,\nor not\n to be: that is the question").json()
+    assert text["errors"][0]["code"] == "invalid_data"  # the first line could be a heading
+
+
+def test_what_only_its_writer_knows_can_be_said(client: httpx.Client) -> None:
+    content = b"To be,\nor not\n to be: that is the question"
+    answer = client.post("/v1/files", files={"file": ("hamlet", content)}, params={"format": "text"})
+    preview = answer.json()["preview"]
+    assert (preview["format"], preview["characters"]) == ("text", len(content))
+    assert preview["first_characters"].startswith("To be,")
+    assert preview["vocabulary_size"] == len(set(content))
+    assert client.post("/v1/files", files={"file": ("x", b"a")}, params={"format": "pickle"}).status_code == 422
+    assert post(client, content).status_code == 200
+    again = client.post("/v1/files", files={"file": ("hamlet", content)}, params={"format": "csv"})
+    assert (again.status_code, "read as text" in again.json()["detail"]) == (409, True)

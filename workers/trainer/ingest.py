@@ -1,41 +1,48 @@
-"""Reads a file once into arrays and a schema: `python -m workers.trainer.ingest csv FILE FOLDER` and `... builtins FOLDER`.
+"""Reads a file once into arrays and a schema: `python -m workers.trainer.ingest read FILE FOLDER [FORMAT]`.
 
-Every later reader (the checker, the trainer) sees only `schema.json` and `arrays.safetensors` in FOLDER, never the upload
-itself: a stranger's bytes are parsed in this one disposable process. Both files are written under temporary names and renamed,
-the schema last, so that a folder with a schema is whole.
+What the file is its first bytes say, never its name. Every later reader (the checker, the trainer) sees only what lies in
+FOLDER afterwards, never the upload itself: a stranger's bytes are parsed in this one disposable process, under limits of
+memory, time and output. The schema is written last, so that a folder with a schema is whole.
 
-Arrays of a CSV file: `numbers.<i>` (float64, NaN where the cell is missing or not a number) for every column that holds a
-number, and `codes.<i>` (int32 index into the column's `categories`, -1 where missing) for every column with at most
-MAX_CATEGORIES different cells. Arrays of a built-in set: `x` float32, `y` int64 labels (n,) or float32 (n, 1).
+`... builtins FOLDER` prepares the sets that come inside scikit-learn: `x` float32, `y` int64 labels (n,) or float32 (n, 1).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save_file
 
-FORMAT = 1
-READABLE = 0o644
-MAX_COLUMNS = 4096
-MAX_CATEGORIES = 1000
-PREVIEW_ROWS = 5
-MISSING = frozenset({"", "na", "nan", "null"})  # compared in lower case, blanks around a cell removed
-# Arrow's own message would echo the file's bytes.
-NOT_CSV = "not a CSV file: expected UTF-8 text with one header line and cells separated by commas"
-NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+from workers.trainer.formats.images import read_images
+from workers.trainer.formats.npz import SUFFIX, read_npz
+from workers.trainer.formats.parquet import read_parquet
+from workers.trainer.formats.prepared import (
+    MAX_OUTPUT_BYTES,
+    Arrays,
+    UnreadableFile,
+    Writer,
+    most_bytes,
+    publish,
+    write_schema,
+)
+from workers.trainer.formats.table import read_csv
+from workers.trainer.formats.text import read_text
+from workers.trainer.formats.zipped import opened
 
-Arrays = dict[str, npt.NDArray[Any]]
+__all__ = ["UnreadableFile", "builtins", "main", "read", "read_csv", "write"]
 
+MEMORY_BYTES = 8 * 2**30
+CPU_SECONDS = 600
+USAGE = "usage: python -m workers.trainer.ingest read FILE FOLDER [auto | csv | text] | csv FILE FOLDER | builtins FOLDER"
 
-class UnreadableFile(Exception):
-    """The upload is not a table that can be read; the text says where and why."""
+Reader = Callable[[Path, Path], dict[str, Any]]  # reads a file into a folder; the schema
 
 
 def write(folder: Path, schema: dict[str, Any], arrays: Arrays) -> None:
@@ -43,166 +50,93 @@ def write(folder: Path, schema: dict[str, Any], arrays: Arrays) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"arrays.{os.getpid()}.tmp"
     save_file(arrays, temporary)
-    _publish(temporary, folder / "arrays.safetensors")
-    temporary = folder / f"schema.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps({"format": FORMAT, **schema}, ensure_ascii=False), encoding="utf-8")
-    _publish(temporary, folder / "schema.json")
+    publish(temporary, folder / "arrays.safetensors")
+    write_schema(folder, schema)
 
 
-def _publish(temporary: Path, final: Path) -> None:
-    temporary.chmod(READABLE)  # safetensors writes for its own user only; the one who trains may be another
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
-    directory = os.open(final.parent, os.O_RDONLY)
+# ---- what a file is
+
+
+def read(path: Path, folder: Path, asked: str = "auto") -> dict[str, Any]:
+    """Reads a file of any known format into `folder`; the schema. Raises UnreadableFile."""
+    return (READERS[asked] if asked in READERS else recognise(path))(path, folder)
+
+
+def recognise(path: Path) -> Reader:
+    """The reader for a file, by its first bytes. Raises UnreadableFile."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    for magic, kind in MAGIC:
+        if head.startswith(magic):
+            return READERS[kind] if kind in READERS else _refused(kind)
+    return _text_or_table
+
+
+def _refused(what: str) -> Reader:
+    raise UnreadableFile(f"{what} cannot be a data set; upload CSV, Parquet, NPZ, a ZIP of images, or plain text")
+
+
+def _streamed(reader: Callable[[Path, Writer], dict[str, Any]]) -> Reader:
+    def into(path: Path, folder: Path) -> dict[str, Any]:
+        writer = Writer(folder, most_bytes(path))
+        try:
+            schema = reader(path, writer)
+            writer.finish(schema)
+        except BaseException:
+            writer.discard()
+            raise
+        return schema
+
+    return into
+
+
+def _csv(path: Path, folder: Path) -> dict[str, Any]:
+    schema, arrays = read_csv(path)
+    write(folder, schema, arrays)
+    return schema
+
+
+def _zip(path: Path, folder: Path) -> dict[str, Any]:
+    with opened(path) as (_, entries):
+        arrays = bool(entries) and all(entry.filename.endswith(SUFFIX) for entry in entries)
+    return READERS["npz" if arrays else "images"](path, folder)
+
+
+def _text_or_table(path: Path, folder: Path) -> dict[str, Any]:
+    """A CSV file where it reads as one. Else prose, when its first line holds no comma and so promised no table."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        return _csv(path, folder)
+    except UnreadableFile as error:
+        with path.open("rb") as file:
+            first, more = file.readline(2**16), file.read(1)
+        if not more or b"," in first:
+            raise UnreadableFile(f"{error} (plain text for a language model is uploaded with ?format=text)") from error
+    return READERS["text"](path, folder)
 
 
-# ---- CSV
-
-
-def read_csv(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """Schema and arrays of a CSV file with a header line, in UTF-8. Raises UnreadableFile."""
-    table = _table(path)
-    arrays: Arrays = {}
-    columns = [_column(index, name, table[name], arrays) for index, name in enumerate(table.column_names)]
-    preview = [list(row.values()) for row in table.slice(0, PREVIEW_ROWS).to_pylist()]
-    return {"source": "csv", "rows": table.num_rows, "columns": columns, "preview": preview}, arrays
-
-
-def _table(path: Path) -> Any:
-    """All cells as text (pyarrow.Table of strings); a row of the wrong width, an empty or a doubled heading is refused."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    names = _header(path)
-    ragged: list[Any] = []
-
-    def refuse(row: Any) -> str:
-        ragged.append(row)
-        return "error"
-
-    try:
-        table = csv.read_csv(
-            path,
-            # One thread, so that a refused row knows its number.
-            read_options=csv.ReadOptions(use_threads=False, column_names=names, skip_rows_after_names=1),
-            parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
-            convert_options=csv.ConvertOptions(column_types={n: pa.string() for n in names}, strings_can_be_null=False),
-        )
-    except pa.ArrowInvalid as error:
-        if ragged:
-            row = ragged[0]
-            raise UnreadableFile(
-                f"row {row.number - 1} has {row.actual_columns} cells where the header has {row.expected_columns}"
-            ) from error
-        raise UnreadableFile(NOT_CSV) from error
-    if table.num_rows == 0:
-        raise UnreadableFile("the file has a header but no row")
-    return table
-
-
-def _header(path: Path) -> list[str]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    # The first record is read as data of unnamed columns: pyarrow would accept a doubled heading without a word.
-    options = csv.ReadOptions(autogenerate_column_names=True, use_threads=False)
-    parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
-    try:
-        with csv.open_csv(path, read_options=options, parse_options=parse) as reader:
-            width = len(reader.schema)
-        types = csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(width)}, strings_can_be_null=False)
-        with csv.open_csv(path, read_options=options, parse_options=parse, convert_options=types) as reader:
-            names = [str(v).strip() for v in reader.read_next_batch().slice(0, 1).to_pylist()[0].values()]
-    except pa.ArrowInvalid as error:
-        raise UnreadableFile(NOT_CSV) from error
-    if len(names) > MAX_COLUMNS:
-        raise UnreadableFile(f"the file has {len(names)} columns; at most {MAX_COLUMNS} are read")
-    for index, name in enumerate(names):
-        if not name:
-            raise UnreadableFile(f"column {index + 1} has no heading")
-        if name in names[:index]:
-            raise UnreadableFile(f"the heading {name[:80]!r} stands twice")
-    return names
-
-
-def _column(index: int, name: str, cells: Any, arrays: Arrays) -> dict[str, Any]:
-    """What the schema says of one column; its arrays are added to `arrays`. `cells` is a pyarrow.ChunkedArray of strings."""
-    import pyarrow.compute as pc
-
-    text = pc.utf8_trim_whitespace(cells)
-    missing = _missing(text)
-    numbers = _numbers(text)
-    numeric = np.isfinite(numbers)
-    column = {"name": name, "type": _type(missing, numeric), "missing": int(missing.sum()), "first_missing": _first(missing)}
-    odd = ~numeric & ~missing
-    if column["type"] == "mixed":
-        row = _first(odd)
-        assert row is not None
-        column["first_text"] = {"row": row, "value": text[row - 1].as_py()[:80]}
-    if numeric.any():
-        arrays[f"numbers.{index}"] = numbers
-        known = numbers[numeric]
-        distinct = np.unique(known)
-        column |= {"min": float(known.min()), "max": float(known.max())}
-        if column["type"] == "numeric":
-            column["distinct"] = len(distinct)
-            column["values"] = distinct[:MAX_CATEGORIES].tolist()
-    _categories(index, text, missing, column, arrays)
-    return column
-
-
-def _missing(text: Any) -> npt.NDArray[np.bool_]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found = pc.is_in(pc.utf8_lower(text), value_set=pa.array(sorted(MISSING)))
-    return np.asarray(found.to_numpy(), dtype=bool)
-
-
-def _numbers(text: Any) -> npt.NDArray[np.float64]:
-    """float64 of every cell, NaN where a cell is no finite decimal number."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    number = pc.match_substring_regex(text, NUMBER)
-    # Arrow's parser takes no leading plus; a cell that is no number becomes null, then NaN.
-    plain = pc.replace_substring_regex(pc.if_else(number, text, pa.scalar(None, pa.string())), r"^\+", "")
-    values: npt.NDArray[np.float64] = pc.cast(plain, pa.float64()).to_numpy().astype(np.float64)
-    values[~np.isfinite(values)] = np.nan
-    return values
-
-
-def _type(missing: npt.NDArray[np.bool_], numeric: npt.NDArray[np.bool_]) -> str:
-    if not numeric.any():
-        return "text"
-    return "numeric" if (numeric | missing).all() else "mixed"
-
-
-def _first(mask: npt.NDArray[np.bool_]) -> int | None:
-    """The first row (counted from 1, header left out) where the mask is true."""
-    return int(mask.argmax()) + 1 if mask.any() else None
-
-
-def _categories(index: int, text: Any, missing: npt.NDArray[np.bool_], column: dict[str, Any], arrays: Arrays) -> None:
-    import pyarrow.compute as pc
-
-    encoded = text.combine_chunks().dictionary_encode()
-    found = encoded.dictionary.to_pylist()
-    kept = sorted(c for c in found if c.lower() not in MISSING)  # Python sorts strings by code point
-    column.setdefault("distinct", len(kept))
-    if len(kept) > MAX_CATEGORIES:
-        return
-    position = {category: code for code, category in enumerate(kept)}
-    recode = np.array([position.get(category, -1) for category in found], dtype=np.int32)
-    codes = recode[pc.fill_null(encoded.indices, 0).to_numpy()]
-    codes[missing] = -1
-    arrays[f"codes.{index}"] = codes
-    column["categories"] = kept
+READERS: dict[str, Reader] = {
+    "csv": _csv,
+    "parquet": _streamed(read_parquet),
+    "npz": _streamed(read_npz),
+    "images": _streamed(read_images),
+    "text": _streamed(read_text),
+    "zip": _zip,
+}
+# The first match counts. What has no reader is refused by its name.
+MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"PAR1", "parquet"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+    (b"\x89PNG", "a single image"),
+    (b"\xff\xd8\xff", "a single image"),
+    (b"\x93NUMPY", "a single .npy array (save it with numpy.savez)"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x80\x03", "a pickle"),
+    (b"\x80\x04", "a pickle"),
+    (b"\x80\x05", "a pickle"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\x89HDF", "an HDF5 file"),
+)
 
 
 # ---- the sets that come inside scikit-learn
@@ -239,25 +173,53 @@ def builtins() -> dict[str, tuple[dict[str, Any], Arrays]]:
     return sets
 
 
+# ---- the command
+
+
 def main(arguments: list[str]) -> int:
     """Exit code 0 and one JSON line {"schema": ...}; or 1 and {"problem": sentence} when the file cannot be read."""
     match arguments:
         case ["csv", path, folder]:
-            try:
-                schema, arrays = read_csv(Path(path))
-            except UnreadableFile as error:
-                print(json.dumps({"problem": str(error)}))
-                return 1
-            write(Path(folder), schema, arrays)
-            print(json.dumps({"schema": {"rows": schema["rows"], "columns": len(schema["columns"])}}))
-            return 0
+            return _answer(path, folder, "csv")
+        case ["read", path, folder]:
+            return _answer(path, folder, "auto")
+        case ["read", path, folder, ("auto" | "csv" | "text") as asked]:
+            return _answer(path, folder, asked)
         case ["builtins", folder]:
             for name, (schema, arrays) in builtins().items():
                 write(Path(folder) / name, schema, arrays)
             return 0
-    print("usage: python -m workers.trainer.ingest csv FILE FOLDER | builtins FOLDER", file=sys.stderr)
+    print(USAGE, file=sys.stderr)
     return 2
 
 
+def _answer(path: str, folder: str, asked: str) -> int:
+    try:
+        schema = read(Path(path), Path(folder), asked)
+    except UnreadableFile as error:
+        print(json.dumps({"problem": str(error)}))
+        return 1
+    except MemoryError:
+        print(json.dumps({"problem": f"reading the file takes more than {MEMORY_BYTES:,} bytes of memory"}))
+        return 1
+    print(json.dumps({"schema": {"rows": schema["rows"], "columns": len(schema.get("columns", schema.get("arrays", ())))}}))
+    return 0
+
+
+def confine() -> None:
+    """Limits of this process: memory, processor time, the size of a file it writes. For good."""
+    limits = {
+        resource.RLIMIT_AS: MEMORY_BYTES,
+        resource.RLIMIT_CPU: CPU_SECONDS,
+        resource.RLIMIT_FSIZE: MAX_OUTPUT_BYTES,
+        resource.RLIMIT_CORE: 0,
+    }
+    for limit, most in limits.items():
+        _, hard = resource.getrlimit(limit)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (most, hard))
+
+
 if __name__ == "__main__":
+    confine()
     sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""What reading an upload leaves behind: arrays appended block by block to raw files, and a schema that is written last.
+
+`schema.json` names each array: {"arrays_at": {name: {"file", "dtype", "shape"}}}. A file holds the array's numbers and nothing
+else, little-endian in C order, so that a trainer can map it. Folders of the older kind hold one `arrays.safetensors` instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT = 1
+READABLE = 0o644
+MAX_CATEGORIES = 1000  # different values of one column that are told apart
+PREVIEW_ROWS = 5
+MAX_OUTPUT_BYTES = 32 * 2**30
+FREE_OUTPUT_BYTES = 256 * 2**20  # what even the smallest upload may become
+MOST_TIMES_LARGER = 100  # deflate alone can reach 1,000
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class UnreadableFile(Exception):
+    """The upload is no data set that can be read; the text says where and why."""
+
+
+def most_bytes(upload: Path) -> int:
+    """What an upload's arrays may take on disk: a bomb is much larger than what was sent."""
+    return min(MAX_OUTPUT_BYTES, max(FREE_OUTPUT_BYTES, MOST_TIMES_LARGER * upload.stat().st_size))
+
+
+class Writer:
+    """The arrays of one data set on their way to `folder`. Nothing is there under its final name before `finish`."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder, self._limit, self._written = folder, limit, 0
+        self._files: dict[str, Path] = {}
+        self._kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._rows: dict[str, int] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def expect(self, total: int) -> None:
+        """Raises UnreadableFile when `total` more bytes would be too many: asked before they are read."""
+        if self._written + total > self._limit:
+            raise UnreadableFile(
+                f"the file unpacks to more than {self._limit:,} bytes, which is too much for a file of its size"
+            )
+
+    def append(self, name: str, block: npt.NDArray[Any]) -> None:
+        """Adds rows to the array `name`; every block has one dtype and one row shape. Raises UnreadableFile, OSError."""
+        self.expect(block.nbytes)
+        if name not in self._files:
+            self._files[name] = self._folder / f"array-{len(self._kinds)}.{os.getpid()}.tmp"
+            self._files[name].write_bytes(b"")
+            self._kinds[name], self._rows[name] = (block.dtype, block.shape[1:]), 0
+        assert self._kinds[name] == (block.dtype, block.shape[1:])
+        with self._files[name].open("ab") as file:  # not kept open: there may be more arrays than descriptors
+            file.write(np.ascontiguousarray(block).data.cast("B") if block.size else b"")
+        self._rows[name] += len(block)
+        self._written += block.nbytes
+
+    def drop(self, name: str) -> None:
+        """Forgets an array that turned out to be of no use."""
+        if name in self._files:
+            self._files.pop(name).unlink()
+
+    def rewrite(self, name: str, new: npt.NDArray[Any]) -> None:
+        """Replaces every value v of an integer array by new[v], in place."""
+        if not self._rows[name]:
+            return
+        values = np.memmap(self._files[name], dtype=self._kinds[name][0], mode="r+")
+        for start in range(0, len(values), 2**20):
+            values[start : start + 2**20] = new[values[start : start + 2**20]]
+        values.flush()
+
+    def finish(self, schema: dict[str, Any]) -> None:
+        """Makes the data set whole: arrays first, the schema last. Raises OSError."""
+        arrays = {}
+        for name, file in self._files.items():
+            final = file.with_name(file.name.partition(".")[0] + ".bin")
+            publish(file, final)
+            dtype, shape = self._kinds[name]
+            arrays[name] = {"file": final.name, "dtype": dtype.str, "shape": [self._rows[name], *shape]}
+        write_schema(self._folder, {**schema, "arrays_at": arrays})
+
+    def discard(self) -> None:
+        """Removes what was written so far."""
+        for file in self._files.values():
+            file.unlink(missing_ok=True)
+        if not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+
+def write_schema(folder: Path, schema: dict[str, Any]) -> None:
+    """The schema under its final name."""
+    temporary = folder / f"schema.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps({"format": FORMAT, **schema}, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    publish(temporary, folder / "schema.json")
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Renames a file that is safe on the disk by then."""
+    temporary.chmod(READABLE)  # safetensors writes for its own user only; the one who trains may be another
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    directory = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -11,12 +11,9 @@ FIELDS: dict[str, str] = {
     "/priority": "priority is not supported yet; jobs run in the order they came",
     "/compile": "compiled models (compile) are not supported yet",
     "/fused": "fused arithmetic (fused) is not supported yet",
-    "/dataset/transforms": "transforms are not supported yet",
-    "/dataset/missing": "missing cells are refused; filling or dropping them (missing) is not supported yet",
-    "/split/stratify": "stratified splits (stratify) are not supported yet",
 }
 VALUES: dict[str, dict[str, str]] = {
-    "/dataset/type": {"python": "data sets written in Python are not supported yet; upload a CSV file"},
+    "/dataset/type": {"python": "data sets written in Python are not supported yet; upload a data file"},
     "/model/type": {
         "exported": "exported programs are not supported yet; use Sequential or Graph",
         "python": "models written in Python are not supported yet; use Sequential or Graph",

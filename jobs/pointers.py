@@ -9,11 +9,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from jobs.arguments import SpecProblem, did_you_mean, escape, shown
+from jobs.transforms import NAMES
 
 MAX_DEPTH = 32
 MAX_KEY = 1000  # characters
 # The forms of a member that has several: its `type` says which.
-TAGS: Mapping[str, tuple[str, ...]] = {"dataset": ("builtin", "file"), "model": ("Sequential", "Graph")}
+TAGS: Mapping[str, tuple[str, ...]] = {
+    "dataset": ("builtin", "file"),
+    "model": ("Sequential", "Graph"),
+    "transform": NAMES,
+}
 # pydantic's words for what went wrong, in ours. Anything else is a value of the right type out of its range.
 CODES = {
     "missing": "missing",
@@ -82,7 +87,7 @@ def explained(error: ValidationError, models: Mapping[str, Sequence[type[BaseMod
         code = CODES.get(kind) or ("wrong_type" if kind.endswith("_type") and not _is_huge(found["input"]) else "out_of_range")
         if kind.startswith("union_tag"):
             pointer += "/type"
-            detail = _tag(str(steps[0]), found["input"])
+            detail = _tag("transform" if "transforms" in steps else str(steps[0]), found["input"])
         elif kind == "extra_forbidden":
             fields = [name for model in models.get(pointer.rpartition("/")[0], ()) for name in model.model_fields]
             detail = f"there is no field {shown(last)}{did_you_mean(last, fields)}"
@@ -99,14 +104,20 @@ def _is_huge(value: object) -> bool:
 
 
 def _without_tags(loc: tuple[int | str, ...]) -> list[int | str]:
-    """`loc` without what is in no body: the union's tag after "dataset" or "model", and the mark of a dictionary's key."""
+    """`loc` without what is in no body: the union's tag after "dataset" or "model" or a transform's index, and the mark of a
+    dictionary's key.
+    """
     steps = [step for step in loc if step != "[key]"]
-    return [steps[0], *steps[2:]] if len(steps) > 1 and steps[1] in TAGS.get(str(steps[0]), ()) else steps
+    if len(steps) > 1 and steps[1] in TAGS.get(str(steps[0]), ()):
+        del steps[1]
+    if len(steps) > 3 and steps[:2] == ["dataset", "transforms"]:
+        del steps[3]
+    return steps
 
 
 def _tag(member: str, value: object) -> str:
     given, tags = value.get("type") if isinstance(value, dict) else None, TAGS[member]
-    known = " or ".join(f'"{tag}"' for tag in tags)
+    known = ", ".join(f'"{tag}"' for tag in tags[:-1]) + f' or "{tags[-1]}"'
     if given is None:
         return f"a {member}'s type is required: {known}"
     return f"a {member} is of type {known}, not {shown(given)}{did_you_mean(str(given), tags)}"

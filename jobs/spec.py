@@ -24,7 +24,7 @@ from jobs.components import (
     long_component,
     own_members,
 )
-from jobs.data_spec import BuiltinDataset, FileDataset, Split
+from jobs.data_spec import BuiltinDataset, FileDataset, Split, long_dataset
 from jobs.deferred import deferred
 from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
 from jobs.model_spec import MODELS_BY_POINTER, GraphModel, SequentialModel, check_model, long_model
@@ -214,9 +214,8 @@ def _long_form(body: dict[str, Any]) -> dict[str, Any]:
         long["model"] = long_model(long["model"])
     if isinstance(long.get("metrics"), list):
         long["metrics"] = [long_component(metric) for metric in long["metrics"]]
-    dataset = long.get("dataset")
-    if isinstance(dataset, dict) and isinstance(dataset.get("target"), str):
-        dataset["target"] = [dataset["target"]]
+    if "dataset" in long:
+        long["dataset"] = long_dataset(long["dataset"])
     return long
 
 

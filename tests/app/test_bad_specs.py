@@ -42,7 +42,7 @@ READ: list[tuple[dict[str, Any], Found]] = [
     ({"/dataset": {"type": "python", "id": "x"}}, {("/dataset/type", "not_supported")}),
     ({"/split": {"train": 0.5, "val": 0.6}}, {("/split", "out_of_range")}),
     ({"/split/val": -0.2}, {("/split/val", "out_of_range")}),
-    ({"/split/stratify": True}, {("/split/stratify", "not_supported")}),
+    ({"/split/stratify": 1}, {("/split/stratify", "wrong_type")}),
     ({"/model/type": "python"}, {("/model/type", "not_supported")}),
     ({"/model/layers": []}, {("/model/layers", "out_of_range")}),
     ({"/model/layers/0/type": "Liner"}, {("/model/layers/0/type", "unknown_type")}),

@@ -243,9 +243,19 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model": {"type": "python", "layers": ["ReLU"]}}, "/model/type", "not_supported"),
     ({"model__init_from": "job_1"}, "/model/init_from", "wrong_type"),
     ({"dataset": {"type": "python", "id": "x"}}, "/dataset/type", "not_supported"),
-    ({"dataset__transforms": []}, "/dataset/transforms", "not_supported"),
-    ({"dataset__missing": "drop"}, "/dataset/missing", "not_supported"),
-    ({"split__stratify": True}, "/split/stratify", "not_supported"),
+    ({"dataset__transforms": ["RandomFlip"]}, "/dataset/transforms/0", "unknown_type"),
+    ({"dataset__transforms": [{"p": 1}]}, "/dataset/transforms/0/type", "missing"),
+    ({"dataset__transforms": [{"type": "RandomCrop", "padding": 0}]}, "/dataset/transforms/0/padding", "out_of_range"),
+    (
+        {"dataset__transforms": ["RandomErasing", {"type": "RandomErasing", "ratio": [3, 0.3]}]},
+        "/dataset/transforms/1",
+        "out_of_range",
+    ),
+    ({"dataset": {**FILE, "missing": "median"}}, "/dataset/missing", "unknown_choice"),
+    ({"dataset": {**FILE, "inputs": {"x": {"columns": ["a"], "array": "b"}}}}, "/dataset/inputs/x", "out_of_range"),
+    ({"dataset": {**FILE, "inputs": {"X": {"columns": ["a"]}}}}, "/dataset/inputs/X", "out_of_range"),
+    ({"dataset": {**FILE, "targets": {"y": {"columns": ["a"]}}}}, "/dataset", "out_of_range"),
+    ({"split__stratify": 1}, "/split/stratify", "wrong_type"),
 ]
 
 

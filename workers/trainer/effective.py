@@ -91,6 +91,10 @@ def _plain(value: Any, given: Any, is_given: bool) -> Any:
     if isinstance(value, BaseModel):
         members = given if isinstance(given, dict) else {}
         return {name: _plain(getattr(value, name), members.get(name), name in members) for name in type(value).model_fields}
+    if isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        return [_plain(member, one, True) for member, one in zip(value, given, strict=True)]
+    if isinstance(value, dict) and any(isinstance(member, BaseModel) for member in value.values()):
+        return {name: _plain(member, given[name], True) for name, member in value.items()}
     return _leaf(value, "given" if is_given else "default")
 
 

@@ -2,7 +2,8 @@
 
 `DataLoader(part, batch_size, shuffle, drop_last, generator=Generator().manual_seed(seed))` draws per epoch one int64 base seed,
 then with `shuffle` a permutation of the rows and a second one that its sampler throws away (rule 5 of "What `seed` means").
-The feed makes those draws from a generator of its own and leaves torch's default generator alone.
+The feed makes those draws from a generator of its own and leaves torch's default generator alone. Random transforms draw from a
+second one, seeded with `seed + 1`, batch after batch.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from workers.trainer.data import Batch, Part
 
 
 class Feed:
-    """Batches of a training part on `device`. The part stays there as a whole."""
+    """Batches of a training part on `device`; a part that is held in memory stays there as a whole."""
 
     def __init__(self, part: Part, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int, device: torch.device) -> None:
         self._part, self._device = part.to(device), device
         self._batch_size, self._shuffle = batch_size, shuffle
         self._generator = torch.Generator().manual_seed(seed)
+        self._transforms = torch.Generator().manual_seed((seed + 1) % 2**63)
         self._order: Tensor | None = None  # rows of the epoch under way, on the device; None between epochs
         self._rows = len(part)
         self.batches = self._rows // batch_size if drop_last else -(-self._rows // batch_size)  # per epoch
@@ -35,7 +37,7 @@ class Feed:
         for number in range(done, self.batches):
             rows = self._order[number * self._batch_size : (number + 1) * self._batch_size]
             # Copied rather than sliced, shuffled or not: a batch in fresh, aligned memory is what DataLoader's collate gives.
-            yield {name: values.index_select(0, rows) for name, values in self._part.fields.items()}
+            yield self._part.transforms.train(self._part.take(rows), self._transforms)
         self._order = None
 
     def _draw(self) -> Tensor:
@@ -48,8 +50,13 @@ class Feed:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on in the middle of an epoch."""
-        return {"generator": self._generator.get_state(), "order": None if self._order is None else self._order.cpu()}
+        return {
+            "generator": self._generator.get_state(),
+            "transforms": self._transforms.get_state(),
+            "order": None if self._order is None else self._order.cpu(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self._generator.set_state(state["generator"])
+        self._transforms.set_state(state["transforms"])
         self._order = None if state["order"] is None else state["order"].to(self._device)

@@ -240,7 +240,7 @@ def build_loss(loss: CompletedLoss, train: Part | None = None) -> Criterion:
     arguments: dict[str, Any] = {}
     for name, value in loss.arguments.items():
         if value == balance.BALANCED and "tensor" in known[name].forms:
-            arguments[name] = None if train is None else balance.weights(name, train.fields[loss.routes[-1].name], loss)
+            arguments[name] = None if train is None else balance.weights(name, train.field(loss.routes[-1].name), loss)
         elif isinstance(value, list):
             tensor = "tensor" in known[name].forms
             arguments[name] = torch.tensor(value, dtype=torch.float32, device="cpu") if tensor else _sizes(loss.type, value)

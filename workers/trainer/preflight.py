@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from jobs.spec import JobSpec
-from workers.trainer.data import DataDescription, Field
+from workers.trainer.data import DataDescription, resident
 from workers.trainer.model import CompletedModel, Model, batch_rows, build
 from workers.trainer.optimizers import build_optimizer
 from workers.trainer.param_groups import Parameters
@@ -37,14 +37,16 @@ def preflight(spec: JobSpec, description: DataDescription, completed: CompletedM
         "gradients": trainable,
         "optimizer_state": optimizer_state_bytes(spec, Parameters.of(model.module, None)),
         "activations": activation_bytes(model, description, batch_rows(spec, description)),
-        "data": description.rows * sum(field_bytes(f) for f in (*description.inputs.values(), *description.targets.values())),
+        "data": data_bytes(description, batch_rows(spec, description)),
     }
     return {"layers": completed.table(), "memory": {**memory, "total": sum(memory.values())}}
 
 
-def field_bytes(field: Field) -> int:
-    """Of one row; a class label and tokens are int64."""
-    return math.prod(field.shape) * (BYTES if field.integers is None else 8) if field.shape else 8
+def data_bytes(description: DataDescription, batch: int) -> int:
+    """Of the rows that are held in memory: all of them, or of one batch where the data stays on disk."""
+    fields = [*description.inputs.values(), *description.targets.values()]
+    rows = description.rows if resident(description.rows, fields) else batch
+    return rows * sum(field.width * field.dtype.itemsize for field in fields)
 
 
 def activation_bytes(model: Model, description: DataDescription, rows: int) -> int:

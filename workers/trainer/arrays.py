@@ -1,0 +1,119 @@
+"""The prepared arrays of a data set: rows are read from the file as they are asked for.
+
+An array is mapped where its data is about to be held in memory anyway, which is fastest. Else rows are read by position: a
+mapping would bring up to 2 MB into memory for every row that is touched, and what is resident would grow to the file's size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+Place = tuple[Path, str, tuple[int, ...], int]  # file, dtype, shape, offset in bytes
+
+SAFETENSORS = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+
+
+class DataFile:
+    """One file, which may hold many arrays: opened once, and mapped once where it is mapped at all."""
+
+    def __init__(self, path: Path, *, mapped: bool = False) -> None:
+        self.path = path
+        self._file = path.open("rb", buffering=0)
+        self.memory: mmap.mmap | None = None
+        if mapped and path.stat().st_size:
+            self.memory = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file.close()  # the mapping keeps a descriptor of its own
+
+    def read(self, target: memoryview, position: int) -> None:
+        """Fills `target` from there on. Raises OSError."""
+        while target:
+            read = os.preadv(self._file.fileno(), [target], position)
+            if not read:
+                raise OSError(f"{self.path} is cut off")
+            target, position = target[read:], position + read
+
+
+class Stored:
+    """One array on disk, (n, *shape)."""
+
+    def __init__(self, file: DataFile, dtype: str, shape: tuple[int, ...], offset: int = 0) -> None:
+        self._file, self._dtype, self._shape, self._offset = file, np.dtype(dtype), shape, offset
+        count = int(np.prod(shape, dtype=np.int64))
+        self._row_bytes = self._dtype.itemsize * (count // shape[0] if shape[0] else 0)
+        self._mapped: npt.NDArray[Any] | None = None
+        if file.memory is not None and count:
+            self._mapped = np.frombuffer(file.memory, self._dtype, count, offset).reshape(shape)
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def take(self, rows: Rows) -> npt.NDArray[Any]:
+        """A copy of these rows, in the array's own dtype; `rows` may have several dimensions. Raises OSError, IndexError."""
+        if self._mapped is not None:
+            return self._mapped[rows]
+        wanted = rows.reshape(-1)
+        found = np.empty((len(wanted), *self._shape[1:]), self._dtype)
+        if found.size:
+            self._fill(found.data.cast("B"), wanted)
+        return found.reshape(*rows.shape, *self._shape[1:])
+
+    def slice(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """A copy of the rows from `start` up to `stop`."""
+        return self.take(np.arange(start, stop))
+
+    def _fill(self, target: memoryview, rows: Rows) -> None:
+        """Rows that follow one another are read in one go."""
+        if int(rows.min()) < 0 or int(rows.max()) >= len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        ends = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        for (start, stop), row in zip(itertools.pairwise(ends), rows[ends[:-1]].tolist(), strict=True):
+            self._file.read(target[start * self._row_bytes : stop * self._row_bytes], self._offset + row * self._row_bytes)
+
+
+class Arrays(Mapping[str, Stored]):
+    """The arrays in a prepared folder by their names; `mapped` where all that is read is to stay in memory."""
+
+    def __init__(self, folder: Path, schema: Mapping[str, Any], *, mapped: bool = False) -> None:
+        self._mapped = mapped
+        self._files: dict[Path, DataFile] = {}
+        self._open: dict[str, Stored] = {}
+        self._at: dict[str, Place] = {}
+        for name, at in schema.get("arrays_at", {}).items():
+            self._at[name] = (folder / Path(at["file"]).name, at["dtype"], tuple(at["shape"]), 0)
+        if "arrays_at" not in schema:
+            self._at |= _in_safetensors(folder / "arrays.safetensors")
+
+    def __getitem__(self, name: str) -> Stored:
+        if name not in self._open:
+            path, dtype, shape, offset = self._at[name]
+            if path not in self._files:
+                self._files[path] = DataFile(path, mapped=self._mapped)
+            self._open[name] = Stored(self._files[path], dtype, shape, offset)
+        return self._open[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+
+def _in_safetensors(path: Path) -> dict[str, Place]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {
+        name: (path, SAFETENSORS[at["dtype"]], tuple(at["shape"]), 8 + length + at["data_offsets"][0])
+        for name, at in header.items()
+        if name != "__metadata__"
+    }

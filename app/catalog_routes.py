@@ -65,6 +65,8 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "refused": entry.refused,
         **({"inputs": list(entry.inputs), "outputs": list(entry.outputs)} if entry.section in {"layers", "operations"} else {}),
         "arguments": [_argument(argument) for argument in entry.arguments.values()],
+        # What a loss's `inputs` may name; of other classes nothing.
+        "forward": list(entry.forward),
         # What is refused has arguments that no JSON can hold, such as a function.
         "schema": entry.json_schema() if entry.refused is None else None,
     }

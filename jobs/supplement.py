@@ -21,6 +21,7 @@ REFUSED_ARGUMENTS = {
     "return_indices": "in a Graph another node's input may be `<node>.indices`, and it follows from that",
     "last_epoch": "resuming is the service's own work",
     "scale_fn": "it is a Python function, which a spec cannot carry",
+    "scale_mode": "torch takes it with a scale_fn only, and each mode has its own",
     "keep_sequence_dim": "it gives several numbers; a series holds one",
     "t_test": "it gives several numbers; a series holds one",
     "process_group": "the service decides on devices",

@@ -28,6 +28,8 @@ def test_adam_is_as_torch_has_it(client: httpx.Client) -> None:
     losses = client.get("/v1/catalog/losses").json()["data"]
     [old] = [entry for entry in losses if entry["name"] == "NLLLoss2d"]
     assert "deprecated" in old["refused"]
+    [triplet] = [entry for entry in losses if entry["name"] == "TripletMarginLoss"]
+    assert triplet["forward"] == ["anchor", "positive", "negative"]
 
 
 def test_layers_and_operations_say_what_they_take_and_give(client: httpx.Client) -> None:

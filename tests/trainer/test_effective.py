@@ -67,10 +67,6 @@ def given(entry: Entry) -> dict[str, Any]:
     return found
 
 
-def leaves(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: {"value": value, "source": "given"} for name, value in values.items()}
-
-
 @pytest.mark.parametrize("entry", usable("losses"), ids=lambda e: e.name)
 def test_a_loss_is_read_back(entry: Entry) -> None:
     fits, values = fitting(entry.name), given(entry)
@@ -146,6 +142,48 @@ def test_an_optimizers_leaves_tell_groups_and_rest() -> None:
     assert told["rest"]["type"] == {"value": "AdamW", "source": "given"}
     assert told["rest"]["lr"] == {"value": 0.25, "source": "given"}
     assert told["rest"]["params"] == {"value": ["0.bias", "2.bias"], "source": "inferred"}
+
+
+SCHEDULED: dict[str, Any] = {
+    "milestones": [3, 7],
+    "base_lr": 0.03125,
+    "max_lr": 0.75,
+    "lr_lambda": "0.5 ** epoch",
+    "mode": "max",
+    "CyclicLR.mode": "triangular2",
+    "threshold_mode": "abs",
+    "anneal_strategy": "linear",
+    "schedulers": ["ConstantLR", "LinearLR"],
+    "SequentialLR.milestones": [4],
+    "start_factor": 0.5,
+    "total_steps": 96,
+}
+
+
+@pytest.mark.parametrize("entry", usable("lr_schedulers"), ids=lambda e: e.name)
+def test_a_scheduler_is_read_back(entry: Entry) -> None:
+    """Each argument that was given, from the live object where it keeps it."""
+    values = {n: SCHEDULED.get(f"{entry.name}.{n}", SCHEDULED.get(n, of_form(a))) for n, a in entry.usable().items()}
+    if entry.name == "OneCycleLR":
+        values |= {"epochs": None, "steps_per_epoch": None}
+    values = {name: value for name, value in values.items() if value is not None}
+    found = ask(spec(optimizer={"type": "SGD", "momentum": 0.5}, lr_scheduler={"type": entry.name, **values}), MULTI)
+    assert found["problems"] == []
+    told = found["effective_spec"]["lr_scheduler"]
+    inner = values.pop("schedulers", None)
+    assert {name: told[name] for name in values} == leaves(values)
+    assert inner is None or [scheduler["type"]["value"] for scheduler in told["schedulers"]] == inner
+
+
+def of_form(argument: Argument) -> Any:
+    """A value of the argument's form that is not its default."""
+    if argument.forms == ("boolean",):
+        return not argument.default
+    return 0.375 if "number" in argument.forms else 6
+
+
+def leaves(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"value": value, "source": "given"} for name, value in values.items()}
 
 
 def test_plain_fields_and_inferred_sizes_tell_their_source() -> None:

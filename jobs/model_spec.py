@@ -22,7 +22,7 @@ Reference: TypeAlias = Annotated[str, StringConstraints(pattern=REFERENCE, max_l
 
 
 class Initializer(Component):
-    """A function of torch.nn.init for the parameters whose names match `params`, patterns as a shell has them: `encoder.*`."""
+    """A function of torch.nn.init for the parameters that `params` mean, patterns as in a shell: `encoder`, `*.weight`."""
 
     section = "initializers"
     params: Patterns

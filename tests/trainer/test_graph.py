@@ -298,22 +298,12 @@ def test_a_node_is_not_called_as_an_attribute_of_modules(name: str) -> None:
     assert [p.pointer for p in caught.value.problems] == [f"/model/nodes/{name}"]
 
 
-@pytest.mark.parametrize(
-    ("more", "pointer"),
-    [
-        ({"optimizer": "Adam"}, "/model/nodes/a/sparse"),
-        ({"max_grad_norm": 1.0}, "/max_grad_norm"),
-        ({"optimizer": {"type": "SGD", "weight_decay": 0.1}}, "/optimizer/weight_decay"),
-    ],
-)
-def test_sparse_gradients_want_an_optimizer_that_takes_them(more: dict[str, Any], pointer: str) -> None:
+def test_sparse_gradients_come_from_an_embedding_that_is_asked_for_them() -> None:
     model = graph(["t"], ["a"], a={"type": "Embedding", "embedding_dim": 2, "sparse": True, "inputs": ["t"]})
     data = described(t=tokens(5, 9))
-    with pytest.raises(BuildProblem, match="sparse") as caught:
-        completed(model, data, **more)
-    assert [p.pointer for p in caught.value.problems] == [pointer]
     built = build(completed(model, data))
     assert len(set(losses(lambda b: built(b)["a"], built.module, batch(data)))) == 4
+    assert all(p.grad is not None and p.grad.is_sparse for p in built.module.parameters())
 
 
 # ---- what cannot be built

@@ -86,3 +86,12 @@ def test_every_value_of_a_graph_is_read_back() -> None:
     assert nodes["head"]["layers"][0]["in_features"] == {"value": 9, "source": "inferred"}
     assert told["outputs"] == {"value": ["head"], "source": "given"}
     assert told["initializers"][0]["std"] == {"value": 0.5, "source": "given"}
+
+
+@pytest.mark.parametrize("more", [{"optimizer": "Adam"}, {"max_grad_norm": 1.0}])
+def test_sparse_gradients_want_an_optimizer_that_takes_them(more: dict[str, Any]) -> None:
+    words = {"type": "Embedding", "embedding_dim": 4, "sparse": True, "inputs": ["t"]}
+    model = graph(["t"], ["head"], words=words, mean={"type": "mean", "dim": 1, "inputs": ["words"]},
+                  head={**LINEAR, "inputs": ["mean"]})  # fmt: skip
+    assert told(model, described(t=tokens(6, 9))) == []
+    assert told(model, described(t=tokens(6, 9)), **more) != []

@@ -67,7 +67,7 @@ def complete(spec: JobSpec, description: DataDescription) -> CompletedModel:
     inputs, nodes, references = _plan(spec.model, description)
     fields = description.inputs
     values = {name: placeholder(fields[name].shape, sizes, fields[name].integers) for name in inputs}
-    walk = Walk(spec, pooled=_pooled(nodes))
+    walk = Walk(pooled=_pooled(nodes))
     layers, modules = walk.through(nodes, values)
     graph = Graph(inputs, modules, [layer.step() for layer in layers], references)
     outputs = _outputs(spec.model, references, values, {layer.name: layer for layer in layers})

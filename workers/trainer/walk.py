@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jobs.catalog import catalog
 from jobs.graph_spec import SHARED
-from jobs.spec import Component, JobSpec, SpecProblem
+from jobs.spec import Component, SpecProblem
 from workers.trainer.calls import call_of, reach
 from workers.trainer.graph import Graph, Step
 from workers.trainer.layers import construct, construct_on_meta, fill, read_back
@@ -24,7 +24,6 @@ MAX_PARAMETERS = 200_000_000  # 0.8 GB of float32, four times that with Adam's s
 MAX_ACTIVATIONS = 500_000_000  # elements of one layer's output for one batch
 MAX_DIMENSIONS = 16  # torch's kernels take up to 64, the meta device any number
 MAX_MODULES = 1000  # each takes the checker a millisecond or two
-SPARSE_OPTIMIZERS = frozenset({"SGD", "Adagrad", "SparseAdam"})
 INNER_INPUT = "input"  # of a Sequential inside another model
 
 
@@ -86,7 +85,6 @@ def sequential_nodes(layers: Sequence[Component], pointer: str, start: str, with
 class Walk:
     """One pass through a model. `modules` and `parameters` count what has been built so far."""
 
-    spec: JobSpec
     modules: int = 0
     parameters: int = 0
     pooled: set[str] = field(default_factory=set)  # pooling nodes whose indices another node takes
@@ -149,7 +147,6 @@ class Walk:
         return self._run(layer, place, module, values)
 
     def _layer(self, place: Place, values: dict[str, Value], modules: dict[str, nn.Module]) -> CompletedLayer:
-        self._check_sparse(place)
         name = place.node.name
         if place.component.type == "Sequential":
             layers, inner = self._inside(place, modules.get(name))
@@ -174,20 +171,6 @@ class Walk:
         nodes = sequential_nodes(layers, place.node.pointer, INNER_INPUT, f" of {place.node.title}")
         children = None if built is None else dict(built.named_children())
         return self.through(nodes, {INNER_INPUT: place.values[0]}, children)
-
-    def _check_sparse(self, place: Place) -> None:
-        optimizer = self.spec.optimizer.type
-        if not place.component.arguments().get("sparse"):
-            return
-        if optimizer not in SPARSE_OPTIMIZERS:
-            detail = f"{optimizer} takes no sparse gradients; use {', '.join(sorted(SPARSE_OPTIMIZERS))}, or leave sparse out"
-            raise place.problem("/sparse", "not_supported", detail)
-        if self.spec.optimizer.arguments().get("weight_decay"):
-            detail = f"{optimizer} takes no weight_decay with sparse gradients, which {place.node.title} gives"
-            raise BuildProblem([SpecProblem("/optimizer/weight_decay", "not_supported", detail)])
-        if self.spec.max_grad_norm is not None:
-            detail = f"torch clips no sparse gradients, which {place.node.title} gives; leave sparse or max_grad_norm out"
-            raise BuildProblem([SpecProblem("/max_grad_norm", "not_supported", detail)])
 
     def _count(self, place: Place, module: nn.Module) -> None:
         self.parameters += sum(p.numel() for p in module.parameters())

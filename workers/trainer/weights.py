@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from jobs.model_spec import InitFrom, Initializer
 from jobs.spec import JobSpec, SpecProblem
+from workers.trainer.param_groups import matches
 from workers.trainer.place import first_line
 
 MAX_TOLD = 10  # parameters that are named in one answer
@@ -27,8 +27,8 @@ DIMENSIONS: dict[str, tuple[int, int]] = {
 
 
 def matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The names that match one of the patterns, as a shell has them, in their own order."""
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    """The names that one of the patterns means, in their own order."""
+    return [name for name in names if any(matches(name, pattern) for pattern in patterns)]
 
 
 def initialize(module: nn.Module, initializers: Sequence[Initializer]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jobs.catalog import catalog
 from tests.trainer.graphs import agree, batch, completed, described, graph, losses, numbers, tokens
-from workers.trainer.data import DataDescription
+from workers.trainer.fields import DataDescription, Field
 from workers.trainer.model import BuildProblem, build
 
 # ---- whole models
@@ -296,6 +296,15 @@ def test_a_node_is_not_called_as_an_attribute_of_modules(name: str) -> None:
     with pytest.raises(BuildProblem, match=f"{name}_") as caught:
         completed(graph(["x"], [name], **{name: {"type": "ReLU", "inputs": ["x"]}}), X)
     assert [p.pointer for p in caught.value.problems] == [f"/model/nodes/{name}"]
+
+
+def test_tokens_whose_number_is_not_known_want_num_embeddings() -> None:
+    data = described(t=Field((5,), 0, 8, dtype=torch.int64))
+    words = {"type": "Embedding", "embedding_dim": 2, "inputs": ["t"]}
+    with pytest.raises(BuildProblem, match="how many tokens") as caught:
+        completed(graph(["t"], ["a"], a=words), data)
+    assert [p.pointer for p in caught.value.problems] == ["/model/nodes/a/num_embeddings"]
+    assert completed(graph(["t"], ["a"], a={**words, "num_embeddings": 9}), data).outputs[0].shape == (5, 2)
 
 
 def test_sparse_gradients_come_from_an_embedding_that_is_asked_for_them() -> None:

@@ -66,7 +66,7 @@ def complete(spec: JobSpec, description: DataDescription) -> CompletedModel:
     sizes = [rows] if short == rows else [rows, short]
     inputs, nodes, references = _plan(spec.model, description)
     fields = description.inputs
-    values = {name: placeholder(fields[name].shape, sizes, fields[name].integers) for name in inputs}
+    values = {name: placeholder(fields[name], sizes) for name in inputs}
     walk = Walk(pooled=_pooled(nodes))
     layers, modules = walk.through(nodes, values)
     graph = Graph(inputs, modules, [layer.step() for layer in layers], references)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jobs.spec import Component, SpecProblem
+from workers.trainer.fields import Field
 
 Shape = tuple[int, ...]
 
@@ -76,10 +77,9 @@ class Place:
         return self.problem(member, "shape_mismatch", f"{self.gets}, {detail}")
 
 
-def placeholder(shape: Shape, rows: Sequence[int], integers: int | None = None) -> Value:
-    """An input of the model: rows of `shape` on the meta device."""
-    dtype = torch.float32 if integers is None else torch.int64
-    return Value(tuple(torch.empty((n, *shape), device="meta", dtype=dtype) for n in rows), integers=integers)
+def placeholder(field: Field, rows: Sequence[int]) -> Value:
+    """An input of the model: rows of a field on the meta device."""
+    return Value(tuple(torch.empty((n, *field.shape), device="meta", dtype=field.dtype) for n in rows), integers=field.integers)
 
 
 def written(shape: Shape, constant: bool = False) -> str:

@@ -51,7 +51,7 @@ def data_bytes(description: DataDescription, batch: int) -> int:
 
 def activation_bytes(model: Model, description: DataDescription, rows: int) -> int:
     """What forward keeps for backward with a batch of `rows`: every storage once, parameters and the batch left out."""
-    batch = {name: placeholder(field.shape, [rows], field.integers).tensors[0] for name, field in description.inputs.items()}
+    batch = {name: placeholder(field, [rows]).tensors[0] for name, field in description.inputs.items()}
     outside = {_storage(t) for t in (*model.module.parameters(), *model.module.buffers(), *batch.values())}
     kept: dict[int, Tensor] = {}
 

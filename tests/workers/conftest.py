@@ -47,7 +47,7 @@ class Place:
         return Curves(self.engine)
 
     def submit(self, dataset: dict[str, Any] = TINY_SET, timeout_seconds: float | None = None, **plan: Any) -> str:
-        spec = {"dataset": dataset, "stub": {"iterations": 20, **plan}}
+        spec = {"dataset": dataset, "model": {}, "stub": {"iterations": 20, **plan}}
         return self.store.create_job(
             spec=json.dumps(spec),
             name=None,

@@ -37,7 +37,7 @@ class Part:
         return {name: values.index_select(0, rows) for name, values in self._fields.items()}
 
     def slice(self, start: int, stop: int) -> Batch:
-        """Copies of the rows from `start` up to `stop`, as a model in eval mode sees them: a layer may work in place on them."""
+        """Copies of the rows from `start` up to `stop`, as a model in eval mode sees them, which a layer may change."""
         return self.transforms.evaluate({name: values[start:stop].clone() for name, values in self._fields.items()})
 
     def to(self, device: torch.device) -> Part:

@@ -178,7 +178,13 @@ BOUNDS: dict[str, Bounds] = {
         _SIZE,
     ),
     **dict.fromkeys(("kernel_size", "stride", "dilation"), _WINDOW),
-    "padding": {"minimum": -4096, "maximum": 4096},
+    # The meta device takes a negative padding that a convolution's kernel refuses; a layer that pads may cut off instead.
+    "padding": {"minimum": 0, "maximum": 4096},
+    **{
+        f"{kind}Pad{d}d.padding": {"minimum": -4096, "maximum": 4096}
+        for kind in ("Zero", "Constant", "Reflection", "Replication", "Circular")
+        for d in (1, 2, 3)
+    },
     "output_padding": {"minimum": 0, "maximum": 4096},
     "scale_factor": {"above": 0, "maximum": 64},
     # Each of them is made of a dozen modules, in a second for a hundred.
@@ -227,8 +233,10 @@ BOUNDS: dict[str, Bounds] = {
     **dict.fromkeys(("OneCycleLR.epochs", "OneCycleLR.steps_per_epoch"), _COUNT),
     **dict.fromkeys(("milestones", "total_iters", "patience", "cooldown"), _COUNT_OR_NONE),
     **dict.fromkeys(("base_lr", "max_lr", "min_lr", "eta_min"), _RATE),
-    **dict.fromkeys(("pct_start", "base_momentum", "max_momentum", "end_factor", "ConstantLR.factor"), _FRACTION),
-    "start_factor": {"above": 0, "maximum": 1},
+    **dict.fromkeys(("pct_start", "base_momentum", "max_momentum", "end_factor"), _FRACTION),
+    # torch divides by both when it goes on from them.
+    **dict.fromkeys(("start_factor", "ConstantLR.factor"), {"above": 0, "maximum": 1}),
+    "PolynomialLR.power": _NOT_NEGATIVE,
     "ReduceLROnPlateau.factor": {"above": 0, "below": 1},
     "div_factor": _POSITIVE,
     "final_div_factor": _POSITIVE,

@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch
 
 from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
-from workers.trainer import fit, metrics, optimizers, schedulers
+from workers.trainer import fit, metrics, optimizers, schedulers, trial
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
 from workers.trainer.model import BuildProblem, complete
@@ -61,6 +61,7 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False, init
     parameters = Parameters.of(completed.module, loss)
     optimizing, found = optimizers.check_optimizer(spec, parameters)
     problems += found
+    problems += trial.check(spec, description, completed)
     problems += [*check_initializers(spec, completed.module), *check_init_from(spec, completed.module, init_from)]
     steps = schedulers.steps_of(spec, description.counts["train"])
     scheduler, found = schedulers.check_scheduler(spec, optimizing, steps) if optimizing is not None else (None, [])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jobs.catalog import catalog
 from jobs.graph_spec import SHARED
 from jobs.spec import Component, SpecProblem
+from workers.trainer import kernels
 from workers.trainer.calls import call_of, reach
 from workers.trainer.graph import Graph, Step
 from workers.trainer.layers import construct, construct_on_meta, fill, read_back
@@ -161,6 +162,7 @@ class Walk:
             modules[name] = module
             if known is None:
                 self._count(place, module)
+            kernels.check(place, arguments)
             layer = self._completed(place, arguments, inferred, module)
         return self._run(layer, place, module, values)
 

@@ -161,6 +161,7 @@ _COUNT: Bounds = {"minimum": 1, "maximum": 2**31}
 _COUNT_OR_NONE: Bounds = {"minimum": 0, "maximum": 2**31}
 _RATE: Bounds = {"minimum": 0, "maximum": 1e6}
 _FRACTION: Bounds = {"minimum": 0, "maximum": 1}
+_SHARE: Bounds = {"above": 0, "maximum": 1}
 _NOT_NEGATIVE: Bounds = {"minimum": 0}
 _POSITIVE: Bounds = {"above": 0}
 _DEPTH: Bounds = {"minimum": 1, "maximum": 64}
@@ -235,7 +236,7 @@ BOUNDS: dict[str, Bounds] = {
     **dict.fromkeys(("base_lr", "max_lr", "min_lr", "eta_min"), _RATE),
     **dict.fromkeys(("pct_start", "base_momentum", "max_momentum", "end_factor"), _FRACTION),
     # torch divides by both when it goes on from them.
-    **dict.fromkeys(("start_factor", "ConstantLR.factor"), {"above": 0, "maximum": 1}),
+    **dict.fromkeys(("start_factor", "ConstantLR.factor"), _SHARE),
     "PolynomialLR.power": _NOT_NEGATIVE,
     "ReduceLROnPlateau.factor": {"above": 0, "below": 1},
     "div_factor": _POSITIVE,

@@ -18,8 +18,8 @@ LINEAR = {"type": "Linear", "out_features": 3}
 SERIES = described(x=numbers(5, 4))
 VECTORS = described(x=numbers(4))
 ACTIVATIONS = (
-    "CELU", "Dropout", "ELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "Mish", "ReLU", "ReLU6", "RReLU", "SELU", "SiLU",
-    {"type": "Threshold", "threshold": 0.1, "value": 0.0},
+    "CELU", "Dropout", "ELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "Mish", "ReLU", "ReLU6", "RReLU", "SELU",
+    "SiLU", {"type": "Threshold", "threshold": 0.1, "value": 0.0},
 )  # fmt: skip
 BEFORE = (
     "Sigmoid",

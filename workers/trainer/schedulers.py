@@ -13,6 +13,7 @@ from torch import optim
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from jobs.catalog import catalog
 from jobs.expression import ExpressionError, compiled
 from jobs.scheduler_spec import OF_OTHERS, SchedulerComponent
 from jobs.spec import JobSpec, SpecProblem
@@ -115,7 +116,7 @@ def check_scheduler(
         return None, [argument_problem("/lr_scheduler", spec.lr_scheduler, error)]
     if made is None:
         return None, []
-    problems = [*_too_short(*made, "/lr_scheduler"), *_without_value(made[1])]
+    problems = [*_too_short(*made, "/lr_scheduler"), *_momentum(made[1], optimizing, "/lr_scheduler"), *_without_value(made[1])]
     return (None if problems else made), problems
 
 
@@ -124,9 +125,34 @@ def _too_short(scheduler: Any, completed: CompletedScheduler, pointer: str) -> I
     total = getattr(scheduler, "total_steps", None)
     if total is not None and total < completed.steps:
         detail = f"OneCycleLR covers {total} steps, but it will be stepped {completed.steps} times"
-        yield SpecProblem(f"{pointer}/total_steps", "out_of_range", detail)
+        told = "epochs" if completed.arguments.get("total_steps") is None else "total_steps"
+        yield SpecProblem(f"{pointer}/{told}", "out_of_range", detail)
     for index, inner in enumerate(completed.inner):
         yield from _too_short(scheduler._schedulers[index], inner, f"{pointer}/schedulers/{index}")
+
+
+def _momentum(completed: CompletedScheduler, optimizing: Optimizing, pointer: str) -> Iterator[SpecProblem]:
+    """A cycled momentum that the optimizer cannot take: a beta1 of 1, and a first one of 0 for RMSprop."""
+    lowest, highest = (_cycled(completed, name, optimizing) for name in ("base_momentum", "max_momentum"))
+    kind = type(optimizing.main).__name__
+    for name, values in (("base_momentum", lowest), ("max_momentum", highest)):
+        if values and max(values) >= 1 and "betas" in optimizing.optimizer.defaults:
+            detail = f"{completed.type} moves beta1 of {kind}, which must stay below 1, but {name} is {max(values):g}"
+            yield SpecProblem(f"{pointer}/{name}", "out_of_range", detail)
+    if kind == "RMSprop" and any(high == 0 < low for low, high in zip(lowest, highest, strict=True)):
+        detail = f"RMSprop makes room for momentum in its first step only, so {completed.type} cannot begin with max_momentum 0"
+        yield SpecProblem(f"{pointer}/max_momentum", "out_of_range", detail)
+    for index, inner in enumerate(completed.inner):
+        yield from _momentum(inner, optimizing, f"{pointer}/schedulers/{index}")
+
+
+def _cycled(completed: CompletedScheduler, name: str, optimizing: Optimizing) -> list[float]:
+    """One end of the cycle of each group's momentum; nothing where the scheduler cycles none."""
+    known = catalog().section("lr_schedulers")[completed.type].arguments
+    if name not in known or not completed.arguments.get("cycle_momentum", True):
+        return []
+    value = completed.arguments.get(name, known[name].default)
+    return value if isinstance(value, list) else [value] * len(optimizing.optimizer.param_groups)
 
 
 def _without_value(completed: CompletedScheduler) -> list[SpecProblem]:

@@ -28,7 +28,7 @@ PARTS = {"val": "validation", "test": "test"}
 
 
 def check(spec: JobSpec, description: DataDescription, completed: CompletedModel) -> list[SpecProblem]:
-    """What a training batch and the last batches of the other parts would meet. Parameters that are frozen must be so by now."""
+    """What a training batch and the last one of the other parts would meet. Parameters that are frozen must be so by now."""
     return [*_check_in_place(spec, description, completed), *_check_one_row(spec, description, completed)]
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.trainer.fitting import criterion_of
 from tests.trainer.supervised import Supervised, job, prepare
-from tests.trainer.test_check import NUMBERS
+from tests.trainer.test_check import BINARY, NUMBERS
 from workers.protocol import Message, Points, Started
 from workers.trainer import recorder
 from workers.trainer.data import Batch, Part
@@ -191,6 +191,39 @@ def test_a_cancel_stops_it_and_keeps_what_it_has(sets: Path, tmp_path: Path) -> 
     assert ended.state == "cancelled", endless.stderr
     assert list(endless.curve["train/loss"]) == list(range(1, endless.iteration + 1))
     assert endless.weights()
+
+
+def test_a_loss_that_refuses_what_is_not_finite_diverges_as_any_other(sets: Path, tmp_path: Path) -> None:
+    """BCELoss raises for NaN, which is no number in [0, 1]."""
+    spec = SMALL | {"dataset": {"type": "builtin", "name": "breast_cancer"}, "loss": "BCELoss", "metrics": ["BinaryAccuracy"]}
+    layers = [{"type": "Linear", "out_features": size} for size in (8, 8, 1)]
+    spec["model"] = {"type": "Sequential", "layers": [*layers, "BatchNorm1d", "Sigmoid"]}
+    spec["optimizer"] = {"type": "SGD", "lr": 1e6, "weight_decay": 1e6}
+    wild = job(sets, tmp_path, spec)
+    ended = wild.attempt()
+    assert ended is not None
+    assert (ended.state, ended.reason) == ("failed", "diverged"), wild.stderr
+    losses = wild.values("train/loss")
+    assert math.isnan(losses[-1])
+    assert all(math.isfinite(v) for v in losses[:-1])
+    assert ended.message == f"train/loss became nan at iteration {len(losses)}"
+
+
+def test_a_validation_loss_that_refuses_what_is_not_finite_diverges_too() -> None:
+    steps = Mock(batch_size=4, loss=criterion_of("BCELoss", BINARY, {"output": (1,)}), precision=Precision("32-true", CPU))
+    steps.model = Model(nn.Threshold(0, math.nan), ["x"], ["output"])
+    steps.eval_metrics.compute.return_value = {}
+    report = Mock()
+    validation = Part({"x": torch.tensor([[0.5], [-1.0]]), "y": torch.ones(2, 1)})
+    with pytest.raises(Diverged, match="val/loss became nan after iteration 3"):
+        evaluate(steps, validation, "val", 3, report, lambda: None)
+    assert math.isnan(report.add.call_args.args[2])
+
+
+def test_a_loss_says_what_it_refuses_of_finite_outputs() -> None:
+    loss = criterion_of("BCELoss", BINARY, {"output": (1,)})
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        loss({"output": torch.full((2, 1), 1.5)}, {"y": torch.ones(2, 1)})
 
 
 def test_a_timeout_fails_it(sets: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -190,9 +191,14 @@ class Criterion:
         self._prepare = PREPARE.get(loss.type)
 
     def __call__(self, outputs: Batch, batch: Batch) -> Tensor:
-        """The loss as the module returns it, of no dimension."""
+        """The loss as the module returns it, of no dimension; NaN where it refuses outputs that are not finite."""
         fed = {argument: (outputs if from_model else batch)[name] for argument, name, from_model in self._routes}
-        value = self.module(**(fed if self._prepare is None else self._prepare(self.module, fed)))
+        try:
+            value = self.module(**(fed if self._prepare is None else self._prepare(self.module, fed)))
+        except (RuntimeError, ValueError):  # BCELoss wants numbers in [0, 1], which NaN is not
+            if all(bool(output.isfinite().all()) for output in outputs.values()):
+                raise
+            value = sum(output.sum() for output in outputs.values()) * math.nan
         loss: Tensor = value[1] if isinstance(value, tuple) else value  # AdaptiveLogSoftmaxWithLoss gives (output, loss)
         return loss
 

@@ -67,7 +67,7 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False, init
     scheduler, found = schedulers.check_scheduler(spec, optimizing, steps) if optimizing is not None else (None, [])
     problems += found
     if loss is not None and not problems:
-        problems = metrics.check(spec, description, loss, outputs)
+        problems = metrics.check(spec, description, loss, outputs, completed.outputs)
     if problems or optimizing is None or loss is None:
         return {"problems": _plain(problems)}
     total = sum(p.numel() for _, p in parameters.named)

@@ -166,6 +166,8 @@ class Columns:
             min(c.get("min", 0.0) for c in columns),
             max(c.get("max", 0.0) for c in columns),
             2 if form == "binary" else None,
+            fractions=any(not c.get("integers", True) for c in columns),
+            zeros=any(0 in c.get("values", []) for c in columns),
         )
         return Planned(
             field,

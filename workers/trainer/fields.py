@@ -37,6 +37,8 @@ class Field:
     classes: int | None = None  # different labels of a target; None for numbers
     integers: int | None = None  # whole numbers lie in 0 ... integers - 1; None for others
     dtype: torch.dtype = torch.float32  # or int64, which labels and codes always are
+    fractions: bool = False  # numbers that are not whole are among them, as far as is known
+    zeros: bool = False  # 0 is among them, as far as is known
 
     def __post_init__(self) -> None:
         if self.shape == () or self.integers is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,17 +30,12 @@ from workers.trainer.objective import (
     target_form,
     target_routes,
 )
+from workers.trainer.ranges import NOT_NEGATIVE, PROBABILITIES, ends_with, last_layer
 
 if TYPE_CHECKING:
     from workers.trainer.model import ModelOutput
 
 MAX_SAMPLE = 2_000_000  # numbers of one row of outputs that a loss is tried on
-
-# Layers whose output lies in [0, 1], and layers behind them that leave it there.
-PROBABILITIES = frozenset({"Sigmoid", "Hardsigmoid", "Softmax", "Softmax2d", "Softmin"})
-TRANSPARENT = frozenset(
-    {"Flatten", "Unflatten", "Identity", "flatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose", "select"}
-)
 
 
 # ---- the target's values
@@ -50,18 +46,18 @@ def check_targets(spec: JobSpec, description: DataDescription) -> list[SpecProbl
     routes, problems = target_routes(spec.loss, description)
     for route in routes:
         if route.argument in {"target", "target_", "targets"} and not problems:
-            reason = _unfit(spec.loss.type, _seen(spec, description, route.name))
+            reason = _unfit(spec.loss.type, seen(spec, description, route.name))
             problems += [] if reason is None else [_mismatch(spec.loss, route, reason)]
     return problems
 
 
-def _seen(spec: JobSpec, description: DataDescription, name: str) -> Field:
+def seen(spec: JobSpec, description: DataDescription, name: str) -> Field:
     """A field with the range it has after `normalize`, which changes inputs only."""
     field = field_of(description, name)
     if name in description.targets or spec.dataset.normalize == "none":
         return field
     low, high = (0.0, 1.0) if spec.dataset.normalize == "minmax" else (-math.inf, math.inf)
-    return Field(field.shape, low, high, field.classes)
+    return replace(field, low=low, high=high)
 
 
 def _unfit(loss: str, target: Field) -> str | None:
@@ -79,6 +75,8 @@ def _unfit(loss: str, target: Field) -> str | None:
         return f"{loss} wants numbers, but the target holds {classes} class labels; use CrossEntropyLoss"
     if loss in SIGN_LOSSES and not (low == -1 and high == 1):
         return f"{loss} wants targets -1 and 1, but they run from {low:g} to {high:g}"
+    if loss in SIGN_LOSSES and (target.zeros or target.fractions):
+        return f"{loss} wants targets -1 and 1, but there are {'zeros' if target.zeros else 'fractions'} among them"
     if loss in NON_NEGATIVE_LOSSES and low < 0:
         return f"{loss} wants targets of at least 0, but the smallest is {low:g}"
     return None
@@ -130,7 +128,10 @@ def check_shapes(
     if misfit is not None:
         return [_shape_problem(spec, loss, misfit, found, leading)]
     if loss.type == "BCELoss":
-        return _not_probabilities(loss, leading)
+        hint = "BCELoss takes probabilities: end the model with Sigmoid, or use BCEWithLogitsLoss on what it gives now"
+        return _outside(loss, "input", PROBABILITIES, leading, hint)
+    if loss.type == "GaussianNLLLoss":
+        return _negative_variance(spec, loss, description, leading)
     return list(_ctc_values(loss, description, found)) if loss.type == "CTCLoss" else []
 
 
@@ -241,16 +242,24 @@ def _where(spec: JobSpec, route: Route, shape: Shape, leading: Sequence[ModelOut
     return output.pointer
 
 
-def _not_probabilities(loss: CompletedLoss, leading: Sequence[ModelOutput]) -> list[SpecProblem]:
-    route = loss.route("input")
-    output = next((output for output in leading if route is not None and output.name == route.name), None)
-    if output is None or not output.layers:
+def _outside(
+    loss: CompletedLoss, argument: str, kinds: frozenset[str], leading: Sequence[ModelOutput], hint: str
+) -> list[SpecProblem]:
+    """A problem where an output does not end with one of these layers, at its last one."""
+    route = loss.route(argument)
+    if route is None or not route.from_model or ends_with(kinds, route.name, leading):
         return []
-    last = next((layer.type for layer in output.layers if layer.type not in TRANSPARENT), "")
-    if last in PROBABILITIES:
-        return []
-    detail = "BCELoss takes probabilities: end the model with Sigmoid, or use BCEWithLogitsLoss on what it gives now"
-    return [SpecProblem(output.layers[0].pointer, "out_of_range", detail)]
+    return [SpecProblem(last_layer(route.name, leading), "out_of_range", hint)]
+
+
+def _negative_variance(
+    spec: JobSpec, loss: CompletedLoss, description: DataDescription, leading: Sequence[ModelOutput]
+) -> list[SpecProblem]:
+    route = loss.route("var")
+    if route is not None and not route.from_model and (low := seen(spec, description, route.name).low) < 0:
+        return [_mismatch(loss.component, route, f"a variance is at least 0, but the smallest {route.name} is {low:g}")]
+    hint = "GaussianNLLLoss takes a variance, which is at least 0: end its output with Softplus, Sigmoid or ReLU"
+    return _outside(loss, "var", NOT_NEGATIVE, leading, hint)
 
 
 def written(shape: Shape) -> str:

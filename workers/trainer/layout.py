@@ -284,8 +284,13 @@ class _Array:
         if dtype == "float32" or form == "float" or (form == "binary" and (soft or not alone)):
             if form == "binary" and dtype is None:
                 self._check_range(1, "between 0 and 1, as this loss wants it")
-            return self._planned(Field(self._shape or (1,), self._low, self._high, 2 if form == "binary" else None))
+            return self._planned(self._numbers(form))
         return self._label(form) if alone else self._whole(negative=True)
+
+    def _numbers(self, form: TargetForm) -> Field:
+        classes = 2 if form == "binary" else None
+        fractions, zeros = not self._about.get("integers", True), self._about.get("zeros", False)
+        return Field(self._shape or (1,), self._low, self._high, classes, fractions=fractions, zeros=zeros)
 
     def _label(self, form: TargetForm) -> Planned:
         values = self._about.get("values")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchmetrics
@@ -18,6 +18,11 @@ from jobs.spec import JobSpec, SpecProblem
 from workers.trainer.data import Batch, DataDescription, Field
 from workers.trainer.fit import numbers, sample, written
 from workers.trainer.objective import FROM_DATA, OWN_PARAMETERS, Criterion, Shape, field_of, target_form
+from workers.trainer.place import first_line
+from workers.trainer.ranges import POSITIVE, ends_with
+
+if TYPE_CHECKING:
+    from workers.trainer.model import ModelOutput
 
 # Without num_outputs they average over all target columns, so that one number comes out.
 OVER_ALL_COLUMNS = frozenset({"MeanSquaredError", "MeanAbsoluteError"})
@@ -74,10 +79,17 @@ class Metrics:
             self._metrics[component.series] = found, build(component, field_of(description, found.target)).to(device)
 
     def update(self, outputs: Batch, batch: Batch) -> None:
-        """One batch: the model's outputs as they are, the fields as the loss takes them."""
+        """One batch: the model's outputs as they are, the fields as the loss takes them.
+
+        Raises ValueError, which names the metric, for numbers that it is not defined for.
+        """
         with torch.no_grad():  # a loss with a layer of its own makes probabilities by it
-            for found, metric in self._metrics.values():
-                metric.update(*found.seen(self._loss, outputs[found.preds].detach().float(), batch[found.target]))
+            for name, (found, metric) in self._metrics.items():
+                seen = found.seen(self._loss, outputs[found.preds].detach().float(), batch[found.target])
+                try:
+                    metric.update(*seen)
+                except ValueError as error:
+                    raise ValueError(f"metric {name}: {first_line(error)}") from error
 
     def compute(self) -> dict[str, float]:
         """The metrics over everything since the last reset."""
@@ -128,15 +140,22 @@ def build(component: MetricComponent, target: Field) -> torchmetrics.Metric:
 # ---- does it fit
 
 
-def check(spec: JobSpec, description: DataDescription, loss: Criterion, outputs: Mapping[str, Shape]) -> list[SpecProblem]:
-    """Every metric tried on two rows of outputs and targets. `loss` may be on the meta device."""
+def check(
+    spec: JobSpec,
+    description: DataDescription,
+    loss: Criterion,
+    outputs: Mapping[str, Shape],
+    leading: Sequence[ModelOutput] = (),
+) -> list[SpecProblem]:
+    """Every metric tried on two rows of outputs and targets, or one where a part has one. `loss` may be on the meta device."""
     tried = sample(loss.loss, description, outputs)
     problems: list[SpecProblem] = []
     for index, component in enumerate(spec.metrics):
         found = measure(component, loss, description)
         problem = _unknown(found, description, outputs) or _misfit(found, loss, description, outputs)
+        problem = problem or _undefined(found, leading)
         if problem is None and tried is not None:
-            problem = _tried(found, loss, description, tried)
+            problem = _tried(found, loss, description, tried) or _alone(found, loss, description, tried)
         if problem is not None:
             problems.append(SpecProblem(f"/metrics/{index}{problem.pointer}", problem.code, problem.detail))
     return problems
@@ -199,6 +218,8 @@ def _wrong_size(component: MetricComponent, target: Field) -> tuple[str, str] | 
 
 def _unfit(found: Measure, loss: Criterion, target: Field, description: DataDescription) -> str | None:
     labels = target.classes is not None and found.target in description.targets and target_form(loss.loss.component) == "class"
+    if found.type.startswith(("Binary", "Multilabel")) and target.fractions:
+        return "wants targets 0 and 1, but there are fractions among them; a regression metric compares probabilities"
     if found.type.startswith("Binary") and target.classes != 2:
         return f"wants two classes; the target has {target.classes or 'none, it is a number'}"
     if found.type.startswith("Multiclass") and not labels:
@@ -215,7 +236,7 @@ def _tried(found: Measure, loss: Criterion, description: DataDescription, tried:
     own = found.by_loss and loss.loss.type in OWN_PARAMETERS
     seen = Measure(found.component, found.preds, found.target, found.by_loss and not own)
     if own:
-        outputs = torch.full((2, loss.loss.classes), 0.5)
+        outputs = torch.full((len(batch), loss.loss.classes), 0.5)
     try:
         metric = build(found.component, field_of(description, found.target))
         with warnings.catch_warnings():
@@ -225,6 +246,26 @@ def _tried(found: Measure, loss: Criterion, description: DataDescription, tried:
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise ValueError("it gives several numbers; a series holds one (average them by its own argument)")
     except Exception as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        return SpecProblem("", "invalid_argument", f"{found.type}: {text}")
+        return SpecProblem("", "invalid_argument", f"{found.type}: {first_line(error)}")
     return None
+
+
+def _alone(found: Measure, loss: Criterion, description: DataDescription, tried: tuple[Batch, Batch]) -> SpecProblem | None:
+    """A metric that one row is not enough for, where a part has no more."""
+    part = next((part for part, rows in description.counts.items() if rows == 1), None)
+    one, other = ({name: values[:1] for name, values in rows.items()} for rows in tried)
+    problem = None if part is None else _tried(found, loss, description, (one, other))
+    if problem is None:
+        return None
+    return SpecProblem("", "out_of_range", f"the {part} part has one row, which is not enough: {problem.detail}")
+
+
+def _undefined(found: Measure, leading: Sequence[ModelOutput]) -> SpecProblem | None:
+    """A deviance of predictions that may be 0 or less, which torchmetrics fails on in the batch where one is."""
+    if found.type != "TweedieDevianceScore" or found.component.arguments().get("power", 0) == 0:
+        return None
+    if ends_with(POSITIVE, found.preds, leading):
+        return None
+    power = found.component.arguments()["power"]
+    detail = f"TweedieDevianceScore with power {power:g} wants predictions greater than 0: end the model with Softplus"
+    return SpecProblem("/power", "out_of_range", detail)

@@ -16,7 +16,7 @@ class Figures:
     def __init__(self) -> None:
         self.rows = 0
         self._found: dict[str, Any] = {"missing": 0, "first_missing": None, "infinite": 0, "first_infinite": None}
-        self._integers = True
+        self._integers, self._zeros = True, False
         self._counts: dict[float, int] | None = {}  # None: too many, or several numbers a row
 
     def add(self, block: npt.NDArray[Any]) -> None:
@@ -56,6 +56,7 @@ class Figures:
             value = float(flat.reshape(-1)[at])
             if name not in self._found or better(value, self._found[name]):
                 self._found |= {name: value, f"{name}_row": self.rows + at // flat.shape[1] + 1}
+        self._zeros = self._zeros or bool((flat == 0).any())
         if self._integers and flat.dtype.kind == "f":
             # Beyond 2^53 not every integer is a float64.
             values = flat if known is None or known.all() else flat[known]
@@ -73,8 +74,8 @@ class Figures:
             self._counts = None
 
     def schema(self) -> dict[str, Any]:
-        """JSON values: missing, min, max and their rows, and where there are few values, which and how often."""
-        found = {**self._found, "integers": self._integers}
+        """JSON values: missing, min, max and their rows, if all are whole and one is 0; of few values which and how often."""
+        found = {**self._found, "integers": self._integers, "zeros": self._zeros}
         if self._counts is not None:
             pairs = sorted(self._counts.items())
             found |= {"distinct": len(pairs), "values": [v for v, _ in pairs], "counts": [c for _, c in pairs]}

@@ -86,6 +86,8 @@ def test_multi_label_from_columns_and_from_a_matrix(tmp_path: Path) -> None:
     assert (described.targets["y"].shape, described.targets["y"].classes) == ((2,), 2)
     folder = prepared(tmp_path, npz(x=np.zeros((3, 1)), y=matrix))
     assert torch.equal(both(file_spec("BCEWithLogitsLoss"), folder)[1]["y"], torch.from_numpy(matrix).float())
+    assert torch.equal(both(file_spec("MultiLabelSoftMarginLoss", target=["a", "b"]), columns)[1]["y"], fields["y"])
+    assert torch.equal(both(file_spec("BCELoss", target=["a", "b"]), columns)[1]["y"], fields["y"])
     assert both(file_spec("MSELoss", target=["b", "a"]), columns)[1]["y"].tolist() == [[1, 0], [1, 1], [0, 0]]
 
 
@@ -178,6 +180,7 @@ def test_text_is_windows_and_their_successors(tmp_path: Path, level: str, stride
 
 
 CSV = b"size,kind,label,odd\n1,a,0,1\n2,b,3,0.5\n3,a,1,2\n4,a,1,-1\n"
+BEYOND = b"x,y,z\n1,2,-3.5e38\n1e300,3,1\n"
 NPZ = {"x": np.zeros((4, 2)), "y": np.array([0, 1, 2, 9]), "p": np.array([0.5, 0.1, 1.5, 0.2]), "short": np.zeros(3)}
 
 
@@ -221,6 +224,17 @@ NPZ = {"x": np.zeros((4, 2)), "y": np.array([0, 1, 2, 9]), "p": np.array([0.5, 0
             "/dataset/inputs/x/columns/0",
             "no column 'no'",
         ),
+        (BEYOND, "MSELoss", {"target": "y"}, "/dataset", "column 'x', row 2: 1e+300 is beyond float32"),
+        (BEYOND, "MSELoss", {"target": "z", "features": ["y"]}, "/dataset/target", "column 'z', row 1: -3.5e+38 is beyond"),
+        (table(x=[1.0, 2.0], y=[1.0, 1e39]), "MSELoss", {"target": "y"}, "/dataset/target", "column 'y', row 2: 1e+39"),
+        (npz(x=np.array([[1, 2], [3, -1e39]]), y=np.arange(2)), "MSELoss", {}, "/dataset/inputs", "array 'x', row 2: -1e+39"),
+        (
+            table(x=[[1.0], [2.0, 1e39]], y=[1.0, 2.0]),
+            "MSELoss",
+            {"target": "y", "inputs": {"x": {"columns": ["x"]}}},
+            "/dataset/inputs/x",
+            "column 'x', 1e+39 is beyond float32",
+        ),
         (CSV, "MSELoss", {"target": "size", "window": 4}, "/dataset/window", "plain text"),
         (CSV, "MSELoss", {"target": "size", "size": 4}, "/dataset/size", "images"),
         (NPZ, "BCELoss", {"targets": {"y": {"array": "p"}}}, "/dataset/targets/y", "row 3: 1.5"),
@@ -257,6 +271,12 @@ def test_what_does_not_fit(tmp_path: Path, content: Any, loss: str, dataset: Any
     with pytest.raises(InvalidData) as caught:
         describe(file_spec(loss, **dataset), folder)
     assert (pointer, True) in [(p.pointer, words in p.detail) for p in caught.value.problems], caught.value.problems
+
+
+def test_a_number_beyond_float32_may_be_a_label_or_a_category(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, BEYOND)
+    _, fields = both(file_spec(target="x", features=["z"], categorical=["z"]), folder)
+    assert (fields["y"].tolist(), fields["x"].tolist()) == ([0, 1], [[1, 0], [0, 1]])
 
 
 def test_parquet_columns_that_are_no_numbers(tmp_path: Path) -> None:

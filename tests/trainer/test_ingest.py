@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +52,8 @@ def test_what_is_no_finite_number_is_text(tmp_path: Path) -> None:
         ("a,\n1,2\n", "column 2 has no heading"),
         ("a,b\n", "a header but no row"),
         ("", "not a CSV file"),
+        ("\n\r\n\n", "not a CSV file"),
+        ("\n\na,b\n1,2\n\n3,4,5\n", "row 2 has 3 cells where the header has 2"),
         (b"a,b\n1,\xff\n", "UTF-8"),
         (b"\x00\x01\x02" * 999, "not a CSV file"),
     ],
@@ -57,6 +61,39 @@ def test_what_is_no_finite_number_is_text(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path, text: str | bytes, sentence: str) -> None:
     with pytest.raises(ingest.UnreadableFile, match=sentence):
         ingest.read_csv(csv(tmp_path, text))
+
+
+@pytest.mark.parametrize("before", ["\n", "\n\n", "\r\n\r\n", "\ufeff\n", "\n\r\n"])
+def test_empty_lines_are_no_rows(tmp_path: Path, before: str) -> None:
+    schema, arrays = ingest.read_csv(csv(tmp_path, f"{before}color,label\nr,1\n\ng,2\n\n"))
+    assert (schema["rows"], [c["name"] for c in schema["columns"]]) == (2, ["color", "label"])
+    assert schema["columns"][0]["categories"] == ["g", "r"]
+    np.testing.assert_array_equal(arrays["numbers.1"], [1, 2])
+
+
+def test_a_row_that_is_not_utf8_fails_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in Arrow's callback for rows of the wrong width, whose exceptions only reach the log."""
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    with pytest.raises(ingest.UnreadableFile, match="UTF-8"):
+        ingest.read_csv(csv(tmp_path, b"a,b\n1,2\n\xff\xfe,3,4\n"))
+    assert unraisable == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_thousand_different_cells_are_told_apart_and_no_more(tmp_path: Path, late: bool) -> None:
+    """NaN and the forms of a missing cell do not count; the last one may come after many rows."""
+    known = [*range(1000)] * (70 if late else 1)
+    rows = [f"{v},n{v}" for v in known] + ["nan,NA", ",null"]
+    schema, arrays = ingest.read_csv(csv(tmp_path, "\n".join(["a,b", *rows])))
+    a, b = schema["columns"]
+    assert (a["distinct"], a["values"], a["counts"][:2]) == (1000, [float(v) for v in range(1000)], [len(known) // 1000] * 2)
+    assert (b["distinct"], b["categories"]) == (1000, sorted(f"n{v}" for v in range(1000)))
+    np.testing.assert_array_equal(arrays["numbers.0"][:-2], known)
+    schema, arrays = ingest.read_csv(csv(tmp_path, "\n".join(["a,b", *rows, "1000,n1000"])))
+    assert [c["distinct"] for c in schema["columns"]] == [1001, 1001]
+    assert not any({"values", "categories"} & c.keys() for c in schema["columns"])
+    assert list(arrays) == ["numbers.0"]
 
 
 def test_quoted_newlines_and_commas(tmp_path: Path) -> None:

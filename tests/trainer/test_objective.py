@@ -11,11 +11,11 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from jobs.spec import InvalidSpec, parse
 from tests.trainer.fitting import NO_TARGET, PAIRS, SEQUENCES
-from tests.trainer.test_check import BINARY, COLUMNS, LABELS, MULTI, NUMBERS, SIGNS, ask, data, spec
+from tests.trainer.test_check import BINARY, COLUMNS, COUNTS, LABELS, MULTI, NUMBERS, SIGNS, ask, data, spec
 from workers.trainer import fit
-from workers.trainer.data import DataDescription, Part
+from workers.trainer.data import DataDescription, Field, Part
 from workers.trainer.model import complete
-from workers.trainer.objective import Shape, build_loss, complete_loss
+from workers.trainer.objective import Shape, build_loss, complete_loss, target_routes
 
 SOFT = data(0.1, 0.9)
 
@@ -172,3 +172,27 @@ def test_probabilities_may_come_from_any_layer_that_gives_them(last: str) -> Non
 def test_integers_in_a_description_are_as_good_as_floats() -> None:
     assert ask(spec(1, "BCEWithLogitsLoss"), data(0, 1, 2))["problems"] == []
     assert ask(spec(1, "BCEWithLogitsLoss"), data(0.0, 1.0, 2))["problems"] == []
+
+
+RAGGED = {"y": Field((3,), 0, 4, integers=5), "y_lengths": Field((), 1, 3, integers=4), "steps": Field((1,), 4, 6)}
+
+
+@pytest.mark.parametrize(
+    ("targets", "given", "fed"),
+    [
+        (["y", "y_lengths"], {}, {"targets": "y", "target_lengths": "y_lengths"}),
+        (["y", "y_lengths", "steps"], {}, {"targets": "y", "target_lengths": "y_lengths", "input_lengths": "steps"}),
+        (
+            ["steps", "y", "y_lengths"],
+            {"targets": "y"},
+            {"targets": "y", "target_lengths": "y_lengths", "input_lengths": "steps"},
+        ),
+        (["y", "y_lengths"], {"input_lengths": "y_lengths"}, {"targets": "y", "input_lengths": "y_lengths"}),
+    ],
+)
+def test_the_lengths_of_ragged_labels_are_their_own(targets: list[str], given: dict[str, str], fed: dict[str, str]) -> None:
+    description = DataDescription(100, {"x": Field((6, 4), 0, 1)}, {name: RAGGED[name] for name in targets}, COUNTS)
+    loss = parse(spec(loss={"type": "CTCLoss", **({"inputs": given} if given else {})})).loss
+    routes, problems = target_routes(loss, description)
+    assert problems == []
+    assert {route.argument: route.name for route in routes} == fed

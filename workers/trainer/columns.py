@@ -9,7 +9,7 @@ import torch
 
 from jobs.spec import FileDataset, SpecProblem
 from workers.trainer.arrays import Arrays
-from workers.trainer.fields import LENGTHS, Field, Planned, whole
+from workers.trainer.fields import LENGTHS, Field, Planned, beyond_float32, whole
 from workers.trainer.objective import TargetForm
 from workers.trainer.sources import ArraySource, Beside, LabelSource, Lengths, OneHot, Sequences, Source
 
@@ -55,6 +55,8 @@ class Columns:
             return {name: self._whole(columns, pointer)}
         for column in columns:
             self._check_cells(column, pointer, as_text=self.categorical(column))
+            if not self.categorical(column):
+                self._check_float32(column, pointer)
         widths = [len(_texts(c)) if self.categorical(c) else 1 for c in columns]
         if not self._problems and sum(widths) > MAX_INPUT_WIDTH:
             detail = f"one-hot columns make {sum(widths)} inputs; the limit is {MAX_INPUT_WIDTH}"
@@ -112,6 +114,8 @@ class Columns:
             detail = f"column {column['name']!r} has a sequence of {column['longest']} numbers; the limit is {MAX_INPUT_WIDTH}"
             self._problem(pointer, "out_of_range", detail)
         kind = torch.int64 if dtype == "int64" else torch.float32
+        if kind == torch.float32:
+            self._check_float32(column, pointer)
         low, high = min(0.0, column.get("min", 0.0)), max(0.0, column.get("max", 0.0))  # the filling counts
         if kind == torch.int64 and not (column["integers"] and low >= 0):
             self._problem(pointer, "invalid_data", f"column {column['name']!r} holds numbers that are not whole numbers from 0")
@@ -161,6 +165,8 @@ class Columns:
                 self._problem(pointer, "wrong_type", detail)
             elif form == "binary":
                 self._check_range(column, pointer, 1, "between 0 and 1, as this loss wants it")
+            else:
+                self._check_float32(column, pointer)
         field = Field(
             (len(columns),),
             min(c.get("min", 0.0) for c in columns),
@@ -227,6 +233,10 @@ class Columns:
                 "list the column in dataset.categorical if they are names"
             )
             self._problem(pointer, "invalid_data", detail)
+
+    def _check_float32(self, column: Column, pointer: str) -> None:
+        if (detail := beyond_float32(column)) is not None:
+            self._problem(pointer, "invalid_data", f"column {column['name']!r}, {detail}")
 
     def _check_classes(self, column: Column, pointer: str, form: TargetForm) -> None:
         name = column["name"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ Batch = dict[str, Tensor]  # some rows of every field, by the field's name
 
 INPUT = "x"  # the only input of a data set that names none
 LENGTHS = "_lengths"  # follows the name of a field of sequences
+FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 class InvalidData(Exception):
@@ -53,6 +55,16 @@ class Field:
 def whole(shape: tuple[int, ...], low: float, high: float, classes: int | None) -> Field:
     """A field of int64: class labels, or codes for an embedding."""
     return Field(shape, low, high, classes, classes, torch.int64)
+
+
+def beyond_float32(about: dict[str, Any]) -> str | None:
+    """The largest or smallest number of a schema's column or array, with its row, where float32 would make it infinite."""
+    for side, sign in (("max", 1), ("min", -1)):
+        value = about.get(side, 0.0)
+        if sign * value > FLOAT32_MAX:
+            row = f"row {about[f'{side}_row']}: " if f"{side}_row" in about else ""
+            return f"{row}{value:g} is beyond float32, whose largest number is {FLOAT32_MAX:.4g}"
+    return None
 
 
 @dataclass(frozen=True)

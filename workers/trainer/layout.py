@@ -10,7 +10,7 @@ import torch
 from jobs.spec import FileDataset, JobSpec, SpecProblem
 from workers.trainer.arrays import Arrays
 from workers.trainer.columns import MAX_CLASSES, Columns, given_classes
-from workers.trainer.fields import INPUT, Field, InvalidData, Layout, Planned, whole
+from workers.trainer.fields import INPUT, Field, InvalidData, Layout, Planned, beyond_float32, whole
 from workers.trainer.objective import TARGET, TargetForm, target_form
 from workers.trainer.sources import ArraySource, LabelSource, Pictures, Source, Windows
 
@@ -241,10 +241,15 @@ class _Array:
                 detail if self._dataset.missing == "error" else f"{detail}; only inputs of numbers are filled with a mean"
             )
 
+    def _check_float32(self) -> None:
+        if (detail := beyond_float32(self._about)) is not None:
+            self._problem(f"array {self._name!r}, {detail}")
+
     def input(self, dtype: str | None) -> Planned:
         self._check_gaps(fillable=dtype != "int64")
         if dtype == "int64":
             return self._whole(negative=False)
+        self._check_float32()
         shape = self._shape or (1,)
         precise = self._dataset.missing == "mean"
         return Planned(
@@ -284,6 +289,8 @@ class _Array:
         if dtype == "float32" or form == "float" or (form == "binary" and (soft or not alone)):
             if form == "binary" and dtype is None:
                 self._check_range(1, "between 0 and 1, as this loss wants it")
+            else:
+                self._check_float32()
             return self._planned(self._numbers(form))
         return self._label(form) if alone else self._whole(negative=True)
 

@@ -16,6 +16,7 @@ from jobs.components import LossComponent
 from jobs.spec import Component, InvalidSpec, JobSpec, SpecProblem
 from workers.trainer import balance
 from workers.trainer.components import live_arguments
+from workers.trainer.fields import LENGTHS as SUFFIX
 
 if TYPE_CHECKING:  # data.py asks this module for the target's form
     from workers.trainer.data import Batch, DataDescription, Field, Part
@@ -88,6 +89,11 @@ def _routes(
     loss: LossComponent, arguments: Sequence[str], natural: list[str], known: list[str], *, from_model: bool
 ) -> tuple[list[Route], list[SpecProblem]]:
     given = {a: name for a, name in (loss.inputs or {}).items() if a in _forward(loss)}
+    if "target_lengths" in arguments and natural:
+        # The lengths that come with a field of sequences are that field's, though another argument stands before.
+        own = given.get("targets", next((n for n in natural if n not in given.values()), "")) + SUFFIX
+        if own in natural and own not in given.values():
+            given.setdefault("target_lengths", own)
     free = iter([name for name in natural if name not in given.values()])
     routes, problems = [], []
     for argument in arguments:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from workers.trainer.formats.prepared import MAX_CATEGORIES
 
+COUNTED_ROWS = 65_536  # a column of many values shows that in the first of them
+
 
 class Figures:
     """Of all blocks added so far. NaN counts as missing; rows count from 1."""
@@ -66,12 +68,17 @@ class Figures:
         if column is None or self._counts is None:
             self._counts = None
             return
-        values, counts = np.unique(column, return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            if value == value:
-                self._counts[float(value)] = self._counts.get(float(value), 0) + count
-        if len(self._counts) > MAX_CATEGORIES:
-            self._counts = None
+        for start in range(0, len(column), COUNTED_ROWS):
+            values, counts = np.unique(column[start : start + COUNTED_ROWS], return_counts=True)
+            if len(values) > MAX_CATEGORIES + 1:  # one of them may be NaN
+                self._counts = None
+                return
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+                if value == value:
+                    self._counts[float(value)] = self._counts.get(float(value), 0) + count
+            if len(self._counts) > MAX_CATEGORIES:
+                self._counts = None
+                return
 
     def schema(self) -> dict[str, Any]:
         """JSON values: missing, min, max and their rows, if all are whole and one is 0; of few values which and how often."""

@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from workers.trainer.formats.figures import Figures
 from workers.trainer.formats.prepared import MAX_CATEGORIES, PREVIEW_ROWS, Arrays, UnreadableFile
+from workers.trainer.formats.text import decoded
 
 MAX_COLUMNS = 4096
 MISSING = frozenset({"", "na", "nan", "null"})  # compared in lower case, blanks around a cell removed
 # Arrow's own message would echo the file's bytes.
 NOT_CSV = "not a CSV file: expected UTF-8 text with one header line and cells separated by commas"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-FIGURES = ("min_row", "max_row", "integers")
+FIGURES = ("min", "max", "min_row", "max_row", "integers", "distinct", "values", "counts")
+BLOCK_ROWS = 65_536
 
 
 def read_csv(path: Path) -> tuple[dict[str, Any], Arrays]:
@@ -42,6 +44,7 @@ def read_cells(path: Path) -> Any:
     import pyarrow as pa
     from pyarrow import csv
 
+    blank = _blank_lines(path)
     names = _header(path)
     ragged: list[Any] = []
 
@@ -53,7 +56,7 @@ def read_cells(path: Path) -> Any:
         table = csv.read_csv(
             path,
             # One thread, so that a refused row knows its number.
-            read_options=csv.ReadOptions(use_threads=False, column_names=names, skip_rows_after_names=1),
+            read_options=csv.ReadOptions(use_threads=False, column_names=names, skip_rows_after_names=blank + 1),
             parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
             convert_options=csv.ConvertOptions(column_types={n: pa.string() for n in names}, strings_can_be_null=False),
         )
@@ -61,12 +64,25 @@ def read_cells(path: Path) -> Any:
         if ragged:
             row = ragged[0]
             raise UnreadableFile(
-                f"row {row.number - 1} has {row.actual_columns} cells where the header has {row.expected_columns}"
+                f"row {row.number - 1 - blank} has {row.actual_columns} cells where the header has {row.expected_columns}"
             ) from error
         raise UnreadableFile(NOT_CSV) from error
     if table.num_rows == 0:
         raise UnreadableFile("the file has a header but no row")
     return table
+
+
+def _blank_lines(path: Path) -> int:
+    """The empty lines before the header, which Arrow counts as rows to skip. Raises UnreadableFile where a byte is not UTF-8:
+    Arrow would hand such a row's text to a callback that nobody can catch it from.
+    """
+    first = ""
+    for text in decoded(path, NOT_CSV):
+        first = first or text.removeprefix("\ufeff")
+    blank = len(first) - len(first.lstrip("\r\n"))
+    if blank == len(first):
+        raise UnreadableFile(NOT_CSV)
+    return len(first[:blank].splitlines())
 
 
 def _header(path: Path) -> list[str]:
@@ -110,16 +126,13 @@ def _column(index: int, name: str, cells: Any, arrays: Arrays) -> dict[str, Any]
         column["first_text"] = {"row": row, "value": text[row - 1].as_py()[:80]}
     if numeric.any():
         arrays[f"numbers.{index}"] = numbers
-        known = numbers[numeric]
-        distinct, counts = np.unique(known, return_counts=True)
-        column |= {"min": float(known.min()), "max": float(known.max())}
+        figures = Figures()
+        figures.add(numbers)
+        found = figures.schema()
+        wanted = FIGURES if column["type"] == "numeric" else ("min", "max")
+        column |= {key: found[key] for key in wanted if key in found}
         if column["type"] == "numeric":
-            column["distinct"] = len(distinct)
-            column["values"] = distinct[:MAX_CATEGORIES].tolist()
-            column["counts"] = counts[:MAX_CATEGORIES].tolist()
-            figures = Figures()
-            figures.add(numbers)
-            column |= {key: value for key, value in figures.schema().items() if key in FIGURES}
+            column.setdefault("distinct", MAX_CATEGORIES + 1)
     _categories(index, text, missing, column, arrays)
     return column
 
@@ -139,7 +152,9 @@ def _numbers(text: Any) -> npt.NDArray[np.float64]:
 
     number = pc.match_substring_regex(text, NUMBER)
     # Arrow's parser takes no leading plus; a cell that is no number becomes null, then NaN.
-    plain = pc.replace_substring_regex(pc.if_else(number, text, pa.scalar(None, pa.string())), r"^\+", "")
+    plain = pc.if_else(number, text, pa.scalar(None, pa.string()))
+    if pc.any(pc.starts_with(plain, "+")).as_py():
+        plain = pc.replace_substring_regex(plain, r"^\+", "")
     values: npt.NDArray[np.float64] = pc.cast(plain, pa.float64()).to_numpy().astype(np.float64)
     values[~np.isfinite(values)] = np.nan
     return values
@@ -156,15 +171,29 @@ def _first(mask: npt.NDArray[np.bool_]) -> int | None:
     return int(mask.argmax()) + 1 if mask.any() else None
 
 
+def _has_many(text: Any) -> bool:
+    """Whether there are more than MAX_CATEGORIES different cells: a column of numbers shows that in its first block."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = pa.chunked_array([[]], pa.string())
+    for start in range(0, len(text), BLOCK_ROWS):
+        known = pa.chunked_array([pc.unique(pa.chunked_array([*known.chunks, *text.slice(start, BLOCK_ROWS).chunks]))])
+        if (~_missing(known)).sum() > MAX_CATEGORIES:
+            return True
+    return False
+
+
 def _categories(index: int, text: Any, missing: npt.NDArray[np.bool_], column: dict[str, Any], arrays: Arrays) -> None:
     import pyarrow.compute as pc
 
+    if _has_many(text):
+        column.setdefault("distinct", MAX_CATEGORIES + 1)
+        return
     encoded = text.combine_chunks().dictionary_encode()
     found = encoded.dictionary.to_pylist()
     kept = sorted(c for c in found if c.lower() not in MISSING)  # Python sorts strings by code point
     column.setdefault("distinct", len(kept))
-    if len(kept) > MAX_CATEGORIES:
-        return
     position = {category: code for code, category in enumerate(kept)}
     recode = np.array([position.get(category, -1) for category in found], dtype=np.int32)
     codes = recode[pc.fill_null(encoded.indices, 0).to_numpy()]

@@ -23,7 +23,7 @@ def read_text(path: Path, writer: Writer) -> dict[str, Any]:
     """
     found: set[str] = set()
     characters, first = 0, ""
-    for text in _decoded(path):
+    for text in decoded(path, NOT_TEXT):
         found.update(text)
         characters += len(text)
         first += text[: FIRST_CHARACTERS - len(first)]
@@ -35,7 +35,7 @@ def read_text(path: Path, writer: Writer) -> dict[str, Any]:
         raise UnreadableFile(f"the text has {len(found):,} different characters; at most {MAX_VOCABULARY:,} are read")
     vocabulary = sorted(found)
     points = np.array([ord(c) for c in vocabulary], dtype=np.uint32)
-    for text in _decoded(path):
+    for text in decoded(path, NOT_TEXT):
         writer.append("characters", np.searchsorted(points, np.frombuffer(text.encode("utf-32-le"), "<u4")).astype("<i4"))
     for block in _blocks(path):
         writer.append("bytes", np.frombuffer(block, np.uint8))
@@ -56,7 +56,8 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _decoded(path: Path) -> Iterator[str]:
+def decoded(path: Path, otherwise: str) -> Iterator[str]:
+    """The file's text, block by block. Raises UnreadableFile with the sentence `otherwise` where it is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         for block in _blocks(path):
@@ -64,4 +65,4 @@ def _decoded(path: Path) -> Iterator[str]:
                 yield text
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise UnreadableFile(NOT_TEXT) from error
+        raise UnreadableFile(otherwise) from error

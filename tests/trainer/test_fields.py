@@ -279,6 +279,12 @@ def test_a_number_beyond_float32_may_be_a_label_or_a_category(tmp_path: Path) ->
     assert (fields["y"].tolist(), fields["x"].tolist()) == ([0, 1], [[1, 0], [0, 1]])
 
 
+def test_more_numbers_than_can_be_told_apart_are_no_categories(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, b"x,y\n" + b"".join(b"%d,%d\n" % (row, row % 2) for row in range(1001)))
+    with pytest.raises(InvalidData, match="column 'x' has more than 1000 different texts"):
+        describe(file_spec(target="y", categorical=["x"]), folder)
+
+
 def test_parquet_columns_that_are_no_numbers(tmp_path: Path) -> None:
     folder = prepared(tmp_path, table(when=pa.array([1, 2], pa.timestamp("s")), words=[[1], [2]], y=[0, 1]))
     with pytest.raises(InvalidData) as caught:

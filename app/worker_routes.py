@@ -17,7 +17,10 @@ router = APIRouter(tags=["workers"])
 
 @router.get("/v1/workers", summary="List workers")
 def list_workers(parts: Parts) -> JSONResponse:
-    """Every registered worker; one that is not `alive` has given no sign for longer than its lease."""
+    """Every registered worker, with its sandbox profiles: the layers of each and why it is not offered, if it is not.
+
+    One that is not `alive` has given no sign for longer than its lease.
+    """
     return JSONResponse(envelope(_body(worker) for worker in parts.store.workers()))
 
 
@@ -29,6 +32,7 @@ def _body(worker: Worker) -> dict[str, Any]:
         "host": worker.host,
         "pid": worker.pid,
         "devices": worker.devices,
+        "profiles": worker.profiles,
         "slots": slots,
         "free_slots": max(0, slots - len(worker.running)) if worker.alive else 0,
         "running": worker.running,

@@ -16,6 +16,7 @@ from jobs import tables as t
 from jobs.database import reading, writing
 from jobs.errors import LostLease
 from jobs.moves import Row, add_event, change, close_attempt, fence, held, move, now
+from jobs.profiles import PLAIN
 from jobs.reading import to_jobs, wants_met_by
 from jobs.records import Claim, Failure, Held, Job
 from jobs.registry import Registry
@@ -25,10 +26,12 @@ from jobs.states import CANCELLED, FAILED, QUEUED, REASONS_OF_AN_ATTEMPT, RUNNIN
 class Queue(Registry):
     """Jobs as a worker sees them."""
 
-    def claim(self, worker_id: str, devices: Sequence[str], lease_seconds: float) -> Claim | None:
-        """Takes the oldest queued job that wants one of `devices` ("cpu", "cuda:0": those with a free slot); None if there is
-        none. The lease runs lease_seconds from now unless renewed."""
-        next_in_line = _next_in_line(devices)
+    def claim(
+        self, worker_id: str, devices: Sequence[str], lease_seconds: float, profiles: Sequence[str] = (PLAIN,)
+    ) -> Claim | None:
+        """Takes the oldest queued job that wants one of `devices` ("cpu", "cuda:0": those with a free slot) and one of the
+        sandbox profiles that the worker offers; None if there is none. The lease runs lease_seconds from now unless renewed."""
+        next_in_line = _next_in_line(devices, profiles)
         with reading(self.engine) as connection:  # an idle poller must not take the write lock
             if connection.scalar(next_in_line) is None:
                 return None
@@ -143,8 +146,9 @@ class Queue(Registry):
                 return None
 
 
-def _next_in_line(devices: Sequence[str]) -> sa.Select[tuple[str]]:
-    fitting = sa.and_(t.jobs.c.state == QUEUED, t.jobs.c.device_wanted.in_(wants_met_by(devices)))
+def _next_in_line(devices: Sequence[str], profiles: Sequence[str]) -> sa.Select[tuple[str]]:
+    met = (t.jobs.c.device_wanted.in_(wants_met_by(devices)), t.jobs.c.profile.in_(profiles))
+    fitting = sa.and_(t.jobs.c.state == QUEUED, *met)
     return sa.select(t.jobs.c.id).where(fitting).order_by(t.jobs.c.sequence).limit(1)
 
 
@@ -156,8 +160,8 @@ def _open_attempt(connection: sa.Connection, row: Row, worker_id: str, lease_sec
 
 def _to_claim(connection: sa.Connection, row: Row) -> Claim:
     files = connection.scalars(sa.select(t.job_files.c.file_id).where(t.job_files.c.job_id == row["id"])).all()
-    known = {name: row[name] for name in ("attempt", "spec", "device_wanted", "environment", "threads", "timeout_seconds")}
-    return Claim(job_id=row["id"], files=sorted(files), **known)
+    plain = ("attempt", "spec", "device_wanted", "profile", "environment", "threads", "timeout_seconds")
+    return Claim(job_id=row["id"], files=sorted(files), **{name: row[name] for name in plain})
 
 
 def _mark_started(

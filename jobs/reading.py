@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from jobs import tables as t
 from jobs.moves import Row, now
+from jobs.profiles import PLAIN
 from jobs.records import Event, Failure, File, Job, Worker
 from jobs.states import QUEUED, RUNNING
 
@@ -32,8 +33,8 @@ def wants_met_by(devices: Iterable[str]) -> list[str]:
 def to_jobs(connection: sa.Connection, rows: Sequence[Row]) -> list[Job]:
     """The rows of the jobs table as records. Looks at the workers only when one of them is queued."""
     queued = any(row["state"] == QUEUED for row in rows)
-    slots, busy = (_slots(connection), _busy(connection)) if queued else ([], [])
-    return [_to_job(row, _waiting(row["device_wanted"], slots, busy) if row["state"] == QUEUED else None) for row in rows]
+    workers, busy = (_workers(connection), _busy(connection)) if queued else ([], [])
+    return [_to_job(row, _waiting(row, workers, busy) if row["state"] == QUEUED else None) for row in rows]
 
 
 def to_event(row: Row) -> Event:
@@ -48,7 +49,7 @@ def to_file(row: Row) -> File:
 
 def to_worker(row: Row, running: list[str]) -> Worker:
     """A row of the workers table, with the jobs it holds."""
-    known = {name: row[name] for name in ("id", "host", "pid", "devices", "started_at", "seen_at")}
+    known = {name: row[name] for name in ("id", "host", "pid", "devices", "profiles", "started_at", "seen_at")}
     return Worker(**known, alive=_alive(row), running=running)
 
 
@@ -63,9 +64,8 @@ def _alive(row: Row) -> bool:
     return bool(row["seen_at"] + timedelta(seconds=row["lease_seconds"]) > now())
 
 
-def _slots(connection: sa.Connection) -> list[tuple[str, int]]:
-    rows = connection.execute(sa.select(t.workers)).mappings()
-    return [(offer["device"], offer["slots"]) for row in rows if _alive(row) for offer in row["devices"]]
+def _workers(connection: sa.Connection) -> list[Row]:
+    return [row for row in connection.execute(sa.select(t.workers)).mappings() if _alive(row)]
 
 
 def _busy(connection: sa.Connection) -> list[str | None]:
@@ -73,7 +73,12 @@ def _busy(connection: sa.Connection) -> list[str | None]:
     return list(connection.scalars(sa.select(t.jobs.c.device).where(t.jobs.c.state == RUNNING)))
 
 
-def _waiting(wanted: str, slots: Sequence[tuple[str, int]], busy: Sequence[str | None]) -> str:
+def _waiting(job: Row, workers: Sequence[Row], busy: Sequence[str | None]) -> str:
+    wanted = job["device_wanted"]
+    able = [worker for worker in workers if _refusal(worker, job["profile"]) is None]
+    if workers and not able:
+        return f"no worker offers the sandbox that this job needs: {_refusal(workers[0], job['profile'])}"
+    slots = [(offer["device"], offer["slots"]) for worker in able for offer in worker["devices"]]
     if not slots:
         return "no worker is registered"
     fitting = [(device, number) for device, number in slots if fits(wanted, device)]
@@ -83,3 +88,14 @@ def _waiting(wanted: str, slots: Sequence[tuple[str, int]], busy: Sequence[str |
     if taken < sum(number for _, number in fitting):
         return "a worker is about to take it"
     return "all slots are busy" if wanted == "auto" else f"all {wanted} slots are busy"
+
+
+def _refusal(worker: Row, profile: str) -> str | None:
+    """Why a worker does not take jobs that need this profile, or None."""
+    if profile == PLAIN:
+        return None
+    offered = worker["profiles"].get(profile)
+    if offered is None:
+        return f"worker {worker['id']} does not have the profile {profile}"
+    refusal: str | None = offered["refusal"]
+    return refusal

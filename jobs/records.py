@@ -40,6 +40,7 @@ class Job:
     cancel_requested_at: datetime | None
     pause_requested_at: datetime | None
     device_wanted: str
+    profile: str
     device: str | None
     threads: int
     environment: dict[str, Any] | None
@@ -71,6 +72,7 @@ class Claim:
     attempt: int
     spec: str
     device_wanted: str
+    profile: str  # "plain" or "strict": the sandbox that its process needs
     environment: dict[str, Any] | None  # of the attempt that began the curve; None before there is one
     threads: int
     timeout_seconds: float | None
@@ -107,6 +109,7 @@ class Worker:
     host: str
     pid: int
     devices: list[dict[str, Any]]  # each at least {"device": "cpu" | "cuda:<n>", "slots": int}
+    profiles: dict[str, dict[str, Any]]  # by name {"layers": [...], "refusal": None | why it is not offered}
     started_at: datetime
     seen_at: datetime
     alive: bool

@@ -27,11 +27,20 @@ class Registry:
         self.engine = engine
 
     def worker_started(
-        self, worker_id: str, *, host: str, pid: int, devices: Sequence[Mapping[str, Any]], lease_seconds: float
+        self,
+        worker_id: str,
+        *,
+        host: str,
+        pid: int,
+        devices: Sequence[Mapping[str, Any]],
+        lease_seconds: float,
+        profiles: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Registers a worker; one that was forgotten may register again. Each device is at least {"device": "cpu" | "cuda:<n>",
-        "slots": int}; what else it holds (name, memory) is given out as it is."""
+        "slots": int}; what else it holds (name, memory) is given out as it is. A profile is {"layers", "refusal"}: what its
+        sandbox is made of here, and None or the sentence that says why it is not offered."""
         values = {"host": host, "pid": pid, "devices": [dict(device) for device in devices], "lease_seconds": lease_seconds}
+        values["profiles"] = {name: dict(profile) for name, profile in (profiles or {}).items()}
         with writing(self.engine) as connection:
             stale = sa.or_(t.workers.c.id == worker_id, t.workers.c.seen_at < now() - FORGET_WORKERS_AFTER)
             connection.execute(sa.delete(t.workers).where(stale))

@@ -16,6 +16,7 @@ from jobs import tables as t
 from jobs.database import reading, writing
 from jobs.errors import ForbiddenTransition, JobsError, LostLease, UnknownFile, UnknownJob, UnknownWorker
 from jobs.moves import Row, add_event, change, move, now
+from jobs.profiles import PLAIN, Profile
 from jobs.queue import Queue
 from jobs.reading import to_event, to_jobs
 from jobs.records import Claim, Event, Failure, File, Held, Job, Page, Worker
@@ -63,11 +64,13 @@ class Store(Queue):
         threads: int,
         timeout_seconds: float | None = None,
         files: Sequence[str] = (),
+        profile: Profile = PLAIN,
     ) -> Job:
-        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names. Raises UnknownFile."""
+        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` the sandbox that
+        it needs. Raises UnknownFile."""
         told: dict[str, Any] = {"spec": spec, "name": name, "metadata": dict(metadata), "effective_spec": dict(effective_spec)}
         told |= {"parameters": dict(parameters), "epochs": epochs, "device_wanted": device, "max_attempts": max_attempts}
-        told |= {"threads": threads, "timeout_seconds": timeout_seconds}
+        told |= {"threads": threads, "timeout_seconds": timeout_seconds, "profile": profile}
         values = {**told, **FRESH, "id": new_job_id(), "created_at": now()}
         with writing(self.engine) as connection:
             row = connection.execute(sa.insert(t.jobs).values(values).returning(*t.jobs.c)).mappings().one()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from jobs import states
+from jobs import profiles, states
 
 metadata = sa.MetaData(
     naming_convention={
@@ -51,6 +51,7 @@ jobs = sa.Table(
     sa.Column("name", sa.Text),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("device_wanted", sa.String(32), nullable=False),
+    sa.Column("profile", sa.String(16), nullable=False, server_default=profiles.PLAIN),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("attempts_spent", sa.Integer, nullable=False),
     sa.Column("max_attempts", sa.Integer, nullable=False),
@@ -129,6 +130,7 @@ workers = sa.Table(
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("devices", Json, nullable=False),
+    sa.Column("profiles", Json, nullable=False, server_default="{}"),  # by name: its layers, or why it is refused
     sa.Column("lease_seconds", sa.Double, nullable=False),
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("seen_at", UtcDateTime, nullable=False),

@@ -15,6 +15,7 @@ from jobs.files import DataFolder
 from jobs.settings import Settings
 from jobs.store import Store
 from jobs.tables import metadata
+from workers.assigning import Bounds
 from workers.devices import discover
 from workers.launcher import best_launcher
 from workers.supervisor import Supervisor
@@ -73,6 +74,7 @@ def main() -> None:
             discover(),
             cpu_slots=settings.cpu_slots,
             lease_seconds=settings.lease_seconds,
+            bounds=Bounds(settings.python_memory_bytes, settings.python_disk_bytes),
         )
         supervisor.run()
     except KeyboardInterrupt:

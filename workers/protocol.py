@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from jobs.profiles import PLAIN
+
 HEADER = struct.Struct("<II")
 MAX_JSON_BYTES = 16 * 2**20
 MAX_BINARY_BYTES = 64 * 2**20
@@ -41,6 +43,10 @@ class Assignment:
     threads: int  # for torch.set_num_threads
     dataset: str  # folder that holds schema.json and arrays.safetensors (see workers/trainer/ingest.py)
     job_folder: str  # holds checkpoints/ and artifacts/
+    profile: str = PLAIN  # the sandbox it trains under, "plain" or "strict"
+    model_file: str | None = None  # an upload that holds the model, where the spec names one
+    memory_bytes: int = 0  # of address space and of disk, bounds under strict
+    disk_bytes: int = 0
     init_from: str | None = None  # file of the weights to start from, pinned when the job was made
     environment: dict[str, Any] | None = None  # as recorded by the first attempt; None at the first
 

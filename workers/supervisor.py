@@ -7,7 +7,6 @@ new work. Signals only wake it and are read like any other news.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -22,15 +21,16 @@ from typing import Any
 from jobs.curves import Curves
 from jobs.errors import JobsError, LostLease, UnknownWorker
 from jobs.files import DataFolder
-from jobs.records import Claim, Failure
+from jobs.profiles import STRICT
+from jobs.records import Claim
 from jobs.states import FAILED
 from jobs.store import Store
+from workers.assigning import Assigner, Bounds, CannotStart, profiles
 from workers.devices import Device
 from workers.launcher import Launcher, LaunchFailed
 from workers.news import News
 from workers.oom import OomCounter
-from workers.protocol import Assignment
-from workers.sandbox import layers
+from workers.sandbox import Usage, layers
 from workers.slots import Slot, Slots
 from workers.watch import CANCEL, GIVE_BACK, Watch
 
@@ -42,14 +42,6 @@ CANCEL_LOOK_SECONDS = 0.2
 GIVE_BACK_SECONDS = 10.0
 TROUBLE_SECONDS = 1.0  # pause after the database failed
 RENEWALS_PER_LEASE = 3
-
-
-class CannotStart(Exception):
-    """This job can never start, whatever the worker: reason, message and pointer go into its failure."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
 
 
 class Supervisor:
@@ -65,9 +57,14 @@ class Supervisor:
         *,
         cpu_slots: int,
         lease_seconds: float,
+        bounds: Bounds | None = None,
     ) -> None:
+        """`bounds` are those of a job under profile strict."""
         self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self._store, self._curves, self._folder, self._launcher = store, curves, folder, launcher
+        self._bounds = bounds or Bounds()
+        self._assigner = Assigner(store, folder, self._bounds)
+        self._profiles = profiles()
         self._slots = Slots(devices, cpu_slots)
         self._lease_seconds = lease_seconds
         self._watches: list[Watch] = []
@@ -122,9 +119,11 @@ class Supervisor:
         """Puts the worker on the list, with what it offers."""
         devices = [{**device, "sandbox": layers()} for device in self._slots.described()]
         who: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "devices": devices}
-        self._store.worker_started(self.worker_id, **who, lease_seconds=self._lease_seconds)
+        self._store.worker_started(self.worker_id, **who, lease_seconds=self._lease_seconds, profiles=self._profiles)
         text = ", ".join(f"{d['device']} x{d['slots']}" for d in devices)
         log.info("worker %s takes jobs on %s; sandbox: %s", self.worker_id, text, ", ".join(layers()))
+        if (why := self._profiles[STRICT]["refusal"]) is not None:
+            log.warning("no exported programs and no Python of the user's are run here: %s", why)
 
     def _sleep(self) -> None:
         """Until a trainer, the launcher or a signal has something to say, or the turn's time is up."""
@@ -203,7 +202,8 @@ class Supervisor:
 
     def _take_jobs(self) -> None:
         while self._may_have_work and self._quit_at is None and self._slots.free and self._launcher.ready():
-            claim = self._store.claim(self.worker_id, self._slots.devices(), self._lease_seconds)
+            offered = [name for name, profile in self._profiles.items() if profile["refusal"] is None]
+            claim = self._store.claim(self.worker_id, self._slots.devices(), self._lease_seconds, offered)
             if claim is None:
                 self._may_have_work = False
                 return
@@ -230,42 +230,10 @@ class Supervisor:
                 self._watches.append(watch)
 
     def _launch(self, claim: Claim, slot: Slot) -> Watch:
-        assignment = Assignment(
-            job_id=claim.job_id,
-            attempt=claim.attempt,
-            spec=claim.spec,
-            device=slot.device,
-            threads=claim.threads,
-            dataset=str(self._dataset(claim)),
-            job_folder=str(self._folder.make_job(claim.job_id)),
-            init_from=self._weights(claim),
-            environment=claim.environment,
-        )
+        assignment = self._assigner.assign(claim, slot.device)
         child = self._launcher.launch(assignment, self._folder.log(claim.job_id, claim.attempt))
         log.info("job %s attempt %d runs on %s as process %d", claim.job_id, claim.attempt, slot.device, child.pid)
-        return Watch(claim, slot, child, self._store, self._curves, self._oom.rose)
-
-    def _dataset(self, claim: Claim) -> Path:
-        """The folder with the job's arrays. Raises CannotStart when it is not there."""
-        dataset = json.loads(claim.spec)["dataset"]
-        try:
-            if dataset["type"] == "builtin":
-                path, pointer = self._folder.builtin(dataset["name"]), "/dataset/name"
-            else:
-                path, pointer = self._folder.prepared(self._store.file(dataset["id"]).sha256), "/dataset/id"
-        except JobsError as error:
-            raise CannotStart(Failure("invalid_data", str(error), "/dataset")) from error
-        if not path.is_dir():
-            raise CannotStart(Failure("invalid_data", "the data set is not in this worker's data folder", pointer))
-        return path
-
-    def _weights(self, claim: Claim) -> str | None:
-        """The file that the model starts from, None without one. Raises CannotStart when it is not there."""
-        init_from = json.loads(claim.spec)["model"].get("init_from")
-        if init_from is None:
-            return None
-        path = self._folder.weights(init_from["sha256"])
-        if not path.is_file():
-            detail = "the weights to start from are not in this worker's data folder"
-            raise CannotStart(Failure("invalid_spec", detail, "/model/init_from"))
-        return str(path)
+        usage = None
+        if claim.profile == STRICT:
+            usage = Usage(child.pid, Path(assignment.job_folder), self._bounds.disk_bytes)
+        return Watch(claim, slot, child, self._store, self._curves, self._oom.rose, usage)

@@ -19,6 +19,7 @@ from jobs.states import CANCELLED, FAILED, SUCCEEDED
 from jobs.store import Store
 from workers.child import Child, Exit
 from workers.protocol import Checkpointed, Ended, Message, Points, ProtocolError, Series, Started, Stop, Stored
+from workers.sandbox import Usage
 from workers.slots import Slot
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ CANCEL_GRACE_SECONDS = 1.0
 TIMEOUT_GRACE_SECONDS = 5.0
 # A process that has closed its channel or said its last word has this long to end.
 EXIT_GRACE_SECONDS = 5.0
+# A job that writes without end fills a gigabyte or so of disk between two looks.
+USAGE_LOOK_SECONDS = 0.5
 
 CANCEL, GIVE_BACK = "cancel", "give_back"
 GIVEN_BACK = "given_back"  # a trainer's last word after GIVE_BACK: its checkpoint is on disk
@@ -36,7 +39,17 @@ GIVEN_BACK = "given_back"  # a trainer's last word after GIVE_BACK: its checkpoi
 class Watch:
     """Neither `turn` nor anything else here raises or waits; `over` says that the process is gone and all is written."""
 
-    def __init__(self, claim: Claim, slot: Slot, child: Child, store: Store, curves: Curves, oom: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        slot: Slot,
+        child: Child,
+        store: Store,
+        curves: Curves,
+        oom: Callable[[], bool],
+        usage: Usage | None = None,
+    ) -> None:
+        """`usage` says when a process under profile strict takes more than it may."""
         self.claim, self.slot, self.child = claim, slot, child
         self.over = False
         self._store, self._curves, self._oom = store, curves, oom
@@ -47,6 +60,8 @@ class Watch:
         self._lost = False  # another worker may hold the job by now: write nothing more
         self._broken: str | None = None  # why we ended it
         self._timed_out = False
+        self._usage, self._look_at = usage, 0.0
+        self._excess: str | None = None  # the bound that it broke
         self._kill_at: float | None = None
 
     def turn(self, now: float) -> None:
@@ -60,6 +75,7 @@ class Watch:
             return
         self.child.flush()
         self._look_at_the_clock(now)
+        self._look_at_what_it_takes(now)
 
     def ask(self, why: str) -> None:
         """Asks the trainer to stop for CANCEL or GIVE_BACK; a cancel is followed by a kill. A cancel is never taken back."""
@@ -144,6 +160,14 @@ class Watch:
         if self._kill_at is not None and now >= self._kill_at:
             self.child.kill()
 
+    def _look_at_what_it_takes(self, now: float) -> None:
+        if self._usage is None or now < self._look_at or self._excess is not None:
+            return
+        self._look_at = now + USAGE_LOOK_SECONDS
+        self._excess = self._usage.excess()
+        if self._excess is not None:
+            self.child.kill()
+
     def _kill_after(self, seconds: float) -> None:
         if self._kill_at is None:
             self._kill_at = time.monotonic() + seconds
@@ -154,6 +178,8 @@ class Watch:
             return
         if self._ended is not None and self._ended.state != GIVEN_BACK:
             self._store.finish(*self._key, self._ended.state, _failure(self._ended), self._ended.message or "")
+        elif self._excess is not None:
+            self._store.finish(*self._key, FAILED, Failure("error", self._excess))
         elif self._timed_out:
             message = f"the run took longer than {self.claim.timeout_seconds:g} s"
             self._store.finish(*self._key, FAILED, Failure("timeout", message, "/timeout_seconds"))

@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import closing
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -278,3 +279,28 @@ def test_reading_sees_one_moment(store: Store) -> None:
         add_job(store)
         assert connection.scalar(count) == 0
     assert len(store.jobs().data) == 1
+
+
+def test_a_job_waits_for_a_worker_that_offers_its_sandbox(store: Store) -> None:
+    job = add_job(store, device="cpu", profile="strict")
+    who: dict[str, Any] = {"host": "here", "pid": 1, "devices": [{"device": "cpu", "slots": 1}], "lease_seconds": 30}
+    store.worker_started("old", **who)
+    assert store.job(job.id).waiting == (
+        "no worker offers the sandbox that this job needs: worker old does not have the profile strict"
+    )
+    store.worker_started("old", **who, profiles={"strict": {"layers": [], "refusal": "it runs as root"}})
+    assert store.job(job.id).waiting == "no worker offers the sandbox that this job needs: it runs as root"
+    assert store.claim("old", ["cpu"], 30) is None
+    store.worker_started("new", **who, profiles={"strict": {"layers": ["seccomp"], "refusal": None}})
+    assert store.job(job.id).waiting == "a worker is about to take it"
+    claim = store.claim("new", ["cpu"], 30, ["plain", "strict"])
+    assert claim is not None
+    assert (claim.job_id, claim.profile) == (job.id, "strict")
+
+
+def test_a_job_that_waits_for_its_sandbox_holds_up_no_other(store: Store) -> None:
+    add_job(store, profile="strict")
+    plain = add_job(store)
+    claim = store.claim("w", ["cpu"], 30)
+    assert claim is not None
+    assert claim.job_id == plain.id

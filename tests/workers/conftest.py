@@ -15,10 +15,12 @@ import sqlalchemy as sa
 from jobs.curves import Curves
 from jobs.database import open_engine
 from jobs.files import DataFolder
+from jobs.profiles import PLAIN, Profile
 from jobs.records import Job
 from jobs.store import Store
 from jobs.tables import metadata
 from tests.workers.stub import StubLauncher
+from workers.assigning import Bounds
 from workers.devices import Device
 from workers.launcher import Launcher
 from workers.supervisor import Supervisor
@@ -46,7 +48,9 @@ class Place:
     def curves(self) -> Curves:
         return Curves(self.engine)
 
-    def submit(self, dataset: dict[str, Any] = TINY_SET, timeout_seconds: float | None = None, **plan: Any) -> str:
+    def submit(
+        self, dataset: dict[str, Any] = TINY_SET, timeout_seconds: float | None = None, profile: Profile = PLAIN, **plan: Any
+    ) -> str:
         spec = {"dataset": dataset, "model": {}, "stub": {"iterations": 20, **plan}}
         return self.store.create_job(
             spec=json.dumps(spec),
@@ -59,6 +63,7 @@ class Place:
             max_attempts=3,
             threads=1,
             timeout_seconds=timeout_seconds,
+            profile=profile,
         ).id
 
     def losses(self, job_id: str) -> list[int]:
@@ -69,9 +74,11 @@ class Place:
     def kinds(self, job_id: str) -> list[str]:
         return [event.kind for event in self.store.events(job_id).data]
 
-    def supervisor(self, launcher: Launcher | None = None, cpu_slots: int = 1, lease_seconds: float = 30.0) -> Supervisor:
+    def supervisor(
+        self, launcher: Launcher | None = None, cpu_slots: int = 1, lease_seconds: float = 30.0, bounds: Bounds | None = None
+    ) -> Supervisor:
         parts = (self.store, self.curves, self.folder, launcher or StubLauncher(), [Device("cpu", "test")])
-        return Supervisor(*parts, cpu_slots=cpu_slots, lease_seconds=lease_seconds)
+        return Supervisor(*parts, cpu_slots=cpu_slots, lease_seconds=lease_seconds, bounds=bounds)
 
 
 @pytest.fixture

@@ -8,13 +8,15 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.workers.conftest import Driver, Place
 from tests.workers.stub import StubLauncher
+from workers.assigning import Bounds
 from workers.launcher import LaunchFailed
-from workers.protocol import HEADER
+from workers.protocol import HEADER, Assignment
 
 
 def test_a_job_goes_from_queued_to_succeeded(place: Place, driver: Driver) -> None:
@@ -211,3 +213,18 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.02)
+
+
+def test_a_strict_job_that_takes_too_much_is_killed_and_told_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hoard(assignment: Assignment, _sock: object) -> None:
+        Path(assignment.job_folder, "hoard").write_bytes(bytes(3 * 2**20))
+        signal.pause()
+
+    offered: dict[str, Any] = {name: {"layers": [], "refusal": None} for name in ("plain", "strict")}
+    monkeypatch.setattr("workers.supervisor.profiles", lambda: offered)
+    driver = Driver(place, place.supervisor(StubLauncher(hoard), bounds=Bounds(disk_bytes=2**20)))
+    job = driver.until_ended(place.submit(profile="strict"))
+    assert job.failure is not None
+    assert (job.state, job.attempt, job.failure.reason) == ("failed", 1, "error")
+    assert "the job's files take" in job.failure.message
+    driver.supervisor.close()

@@ -24,8 +24,9 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jobs.profiles import STRICT
 from workers.protocol import Assignment, Channel
-from workers.sandbox import apply_plain, die_with
+from workers.sandbox import Limits, apply_plain, apply_strict, die_with
 
 PACKET_BYTES = 65536
 FDS_PER_RUN = 3
@@ -52,10 +53,12 @@ def warm_up() -> None:
     import torchmetrics.regression  # noqa: F401
 
     import workers.trainer.attempt  # noqa: F401
+    from workers.trainer.exported.run import warm_up as warm_up_meta
 
     # One thread: an OpenMP region of two would leave a pool behind that hangs every forked child.
     torch.set_num_threads(1)
     _one_step(torch)
+    warm_up_meta()
     gc.collect()
     gc.freeze()  # else the first collection in a child would copy every page
 
@@ -174,13 +177,23 @@ def _close_all_but(kept: set[int]) -> None:
                 os.close(int(name))
 
 
+def _sandbox(assignment: Assignment, channel: int) -> None:
+    folder = Path(assignment.job_folder)
+    if assignment.profile != STRICT:
+        apply_plain(folder)
+        return
+    limits = Limits(memory_bytes=assignment.memory_bytes, file_bytes=assignment.disk_bytes)
+    named = (assignment.dataset, assignment.model_file, assignment.init_from)
+    apply_strict(folder, limits=limits, readable=[Path(path) for path in named if path is not None], keep={channel})
+
+
 def _train(text: int, channel: int) -> NoReturn:
     status = 1
     try:
         with os.fdopen(text, "rb") as file:
             assignment = Assignment(**json.load(file))
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        apply_plain(Path(assignment.job_folder))
+        _sandbox(assignment, channel)
         from workers.trainer import attempt
 
         attempt.run(assignment, Channel.from_fd(channel))

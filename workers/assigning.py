@@ -1,0 +1,102 @@
+"""What a claimed job needs of this worker's data folder, as the assignment of its trainer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import JobsError
+from jobs.files import DataFolder
+from jobs.profiles import PLAIN, STRICT
+from jobs.records import Claim, Failure
+from jobs.store import Store
+from workers.protocol import Assignment
+from workers.sandbox import layers, strict_layers, strict_refusal
+
+
+class CannotStart(Exception):
+    """This job can never start, whatever the worker: reason, message and pointer go into its failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a job under profile strict may take: bytes of address space beyond Python and torch, bytes on disk."""
+
+    memory_bytes: int = 4 * 2**30
+    disk_bytes: int = 4 * 2**30
+
+
+def profiles() -> dict[str, dict[str, Any]]:
+    """The sandbox profiles for the worker's row: the layers of each that are up, and why it is not offered, if it is not."""
+    return {
+        PLAIN: {"layers": layers(), "refusal": None},
+        STRICT: {"layers": strict_layers(), "refusal": strict_refusal()},
+    }
+
+
+class Assigner:
+    """Finds the files that jobs name. Every path comes from the data folder, never from a spec."""
+
+    def __init__(self, store: Store, folder: DataFolder, bounds: Bounds) -> None:
+        self._store, self._folder, self._bounds = store, folder, bounds
+
+    def assign(self, claim: Claim, device: str) -> Assignment:
+        """The trainer's orders; the job's folder is made. Raises CannotStart when something is not there."""
+        spec = json.loads(claim.spec)
+        return Assignment(
+            job_id=claim.job_id,
+            attempt=claim.attempt,
+            spec=claim.spec,
+            device=device,
+            threads=claim.threads,
+            dataset=str(self._dataset(spec["dataset"])),
+            job_folder=str(self._folder.make_job(claim.job_id)),
+            profile=claim.profile,
+            model_file=self._model_file(spec["model"]),
+            memory_bytes=self._bounds.memory_bytes,
+            disk_bytes=self._bounds.disk_bytes,
+            init_from=self._weights(spec["model"]),
+            environment=claim.environment,
+        )
+
+    def _dataset(self, dataset: dict[str, Any]) -> Path:
+        """The folder with the job's arrays."""
+        try:
+            if dataset["type"] == "builtin":
+                path, pointer = self._folder.builtin(dataset["name"]), "/dataset/name"
+            else:
+                path, pointer = self._folder.prepared(self._store.file(dataset["id"]).sha256), "/dataset/id"
+        except JobsError as error:
+            raise CannotStart(Failure("invalid_data", str(error), "/dataset")) from error
+        if not path.is_dir():
+            raise CannotStart(Failure("invalid_data", "the data set is not in this worker's data folder", pointer))
+        return path
+
+    def _model_file(self, model: dict[str, Any]) -> str | None:
+        """The upload that holds the model, None where the spec has its layers."""
+        if "id" not in model:
+            return None
+        try:
+            path = self._folder.file(self._store.file(model["id"]).sha256)
+        except JobsError as error:
+            raise CannotStart(Failure("invalid_spec", str(error), "/model/id")) from error
+        if not path.is_file():
+            raise CannotStart(Failure("invalid_spec", "the model's file is not in this worker's data folder", "/model/id"))
+        return str(path)
+
+    def _weights(self, model: dict[str, Any]) -> str | None:
+        """The file that the model starts from, None without one."""
+        init_from = model.get("init_from")
+        if init_from is None:
+            return None
+        path = self._folder.weights(init_from["sha256"])
+        if not path.is_file():
+            detail = "the weights to start from are not in this worker's data folder"
+            raise CannotStart(Failure("invalid_spec", detail, "/model/init_from"))
+        return str(path)

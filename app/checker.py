@@ -123,7 +123,15 @@ class Checker:
                 self._lock.release()
         return child.torch if child is not None and child.alive else None
 
-    def ask(self, spec: Mapping[str, Any], dataset: str, *, preflight: bool = False, init_from: str | None = None) -> Answer:
+    def ask(
+        self,
+        spec: Mapping[str, Any],
+        dataset: str,
+        *,
+        preflight: bool = False,
+        init_from: str | None = None,
+        model: str | None = None,
+    ) -> Answer:
         """What building `spec` on the data in the folder `dataset` reveals. Raises CheckerUnavailable.
 
         Waits at most ANSWER_SECONDS, the wait for other questions and for a cold child included.
@@ -132,7 +140,8 @@ class Checker:
         if not self._lock.acquire(timeout=self._seconds):
             raise CheckerUnavailable("the checker is busy with other specs")
         try:
-            return self._ask({"spec": spec, "dataset": dataset, "preflight": preflight, "init_from": init_from}, deadline)
+            question = {"spec": spec, "dataset": dataset, "preflight": preflight, "init_from": init_from, "model": model}
+            return self._ask(question, deadline)
         finally:
             self._lock.release()
 

@@ -20,6 +20,7 @@ ARRAY = ("dtype", "shape", "min", "max", "missing", "infinite", "distinct")
 OTHER = ("channels", "height", "width", "first_images", "bytes", "characters", "first_characters")
 MAX_DISTINCT = 1000  # the reader tells no more values apart
 MAX_SHOWN_CLASSES = 100
+NO_DATA = ("exported",)  # models: their schema says what is shown
 
 DAMAGED = "the file is damaged, or made so that its reader fails"
 # Another try would end the same way; SIGKILL (a full machine) may not.
@@ -94,6 +95,8 @@ def _problem(output: bytes) -> str | None:
 def preview(folder: Path) -> dict[str, Any]:
     """What a reader wants to see of a prepared file: format, rows, columns or arrays with kinds and ranges, first rows."""
     schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
+    if schema["source"] in NO_DATA:
+        return {"format": schema["source"], **schema["about"]}
     found: dict[str, Any] = {"format": schema["source"], "rows": schema["rows"]}
     found |= {key: schema[key] for key in OTHER if key in schema}
     if "columns" in schema:

@@ -19,10 +19,12 @@ from app.lists import After, Limit, Order, envelope
 from app.log_tail import tail
 from app.problems import error, invalid_spec, not_found, unavailable
 from app.state import Parts, Service
+from app.uploads import Named, named
 from jobs.errors import UnsafeName
-from jobs.spec import BuiltinDataset, JobSpec, SpecProblem, parse, posted, threads_for
+from jobs.profiles import STRICT
+from jobs.spec import SpecProblem, parse, posted, profile_of, threads_for
 from jobs.states import ended
-from jobs.store import Event, Job, UnknownFile
+from jobs.store import Event, Job
 
 router = APIRouter(tags=["jobs"])
 
@@ -49,15 +51,16 @@ def create_job(
     """Checks the spec by building it, and queues the job. Nothing is queued unchecked."""
     spec = parse(body)
     canonical = spec.canonical()
-    folder, files = _dataset(parts, spec)
+    uploads = named(parts, spec)
     with pinned(parts, spec) as pin:
         canonical = canonical if pin is None else pin.noted(canonical)
         weights = None if pin is None else str(pin.path)
-        answer = _checked(parts, canonical, folder, body, preflight=validate_only, init_from=weights)
+        answer = _checked(parts, canonical, uploads, body, preflight=validate_only, init_from=weights)
         if validate_only:
             return JSONResponse(_preflight_body(canonical, answer))
         if pin is not None:
             pin.keep()
+    profile = profile_of(spec)
     job = parts.store.create_job(
         spec=canonical,
         name=spec.name,
@@ -65,25 +68,15 @@ def create_job(
         effective_spec=answer.effective_spec,
         parameters=answer.parameters,
         epochs=spec.epochs,
-        device=spec.device,
+        # The sandbox of profile strict has no GPU.
+        device="cpu" if profile == STRICT else spec.device,
         max_attempts=spec.max_attempts,
         timeout_seconds=spec.timeout_seconds,
         threads=threads_for(spec),
-        files=files,
+        files=uploads.files,
+        profile=profile,
     )
     return JSONResponse(job_body(job, {}), 201, {"Location": f"/v1/jobs/{job.id}", "ETag": entity_tag(job)})
-
-
-def _dataset(parts: Service, spec: JobSpec) -> tuple[str, list[str]]:
-    """The folder of the prepared data, and the uploads that the spec names. Raises Problem when there is no such data."""
-    if isinstance(spec.dataset, BuiltinDataset):
-        return str(parts.folder.builtin(spec.dataset.name)), []
-    try:
-        file = parts.store.file(spec.dataset.id)
-    except UnknownFile as unknown:
-        detail = "no file with this id was uploaded to /v1/files"
-        raise invalid_spec([error("/dataset/id", "unknown_file", detail)]) from unknown
-    return str(parts.folder.prepared(file.sha256)), [file.id]
 
 
 def _preflight_body(canonical: str, answer: Answer) -> dict[str, Any]:
@@ -96,10 +89,11 @@ def _preflight_body(canonical: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _checked(parts: Service, canonical: str, folder: str, body: object, *, preflight: bool, init_from: str | None) -> Answer:
+def _checked(parts: Service, canonical: str, uploads: Named, body: object, *, preflight: bool, init_from: str | None) -> Answer:
     """What the checker found, its problems pointing into `body`, where a short form may stand. Raises Problem."""
     try:
-        answer = parts.checker.ask(json.loads(canonical), folder, preflight=preflight, init_from=init_from)
+        files = {"init_from": init_from, "model": uploads.model}
+        answer = parts.checker.ask(json.loads(canonical), uploads.dataset, preflight=preflight, **files)
     except CheckerUnavailable as reason:
         raise unavailable("checker-unavailable", f"{reason}; nothing was queued") from reason
     if answer.problems:

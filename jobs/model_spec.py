@@ -18,6 +18,7 @@ NESTED = ("encoder_layer", "decoder_layer", "norm")  # arguments that are a laye
 Pattern: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Patterns: TypeAlias = Annotated[list[Pattern], Field(min_length=1, max_length=MAX_INITIALIZERS)]
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
+FileId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^file_[0-9a-f]{24}$")]
 Reference: TypeAlias = Annotated[str, StringConstraints(pattern=REFERENCE, max_length=80)]
 
 
@@ -77,9 +78,20 @@ class GraphModel(_Model):
     outputs: Annotated[list[Reference], Field(min_length=1, max_length=MAX_NAMES)]
 
 
+class ExportedModel(_Model):
+    """A module that `postgrad.export` wrote to a file, uploaded to /v1/files. Its weights are the file's (docs/exported.md)."""
+
+    type: Literal["exported"]
+    id: FileId
+
+
+ModelSpec: TypeAlias = SequentialModel | GraphModel | ExportedModel
+# Models that need the sandbox profile strict: what runs is the user's, not ours.
+BROUGHT = (ExportedModel,)
+
 # Which fields an object may have, by its pointer.
 MODELS_BY_POINTER: Mapping[str, Sequence[type[BaseModel]]] = {
-    "/model": [SequentialModel, GraphModel],
+    "/model": [SequentialModel, GraphModel, ExportedModel],
     "/model/init_from": [InitFrom],
 }
 

@@ -16,7 +16,7 @@ MAX_KEY = 1000  # characters
 # The forms of a member that has several: its `type` says which.
 TAGS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("builtin", "file"),
-    "model": ("Sequential", "Graph"),
+    "model": ("Sequential", "Graph", "exported"),
     "transform": NAMES,
 }
 # pydantic's words for what went wrong, in ours. Anything else is a value of the right type out of its range.

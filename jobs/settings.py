@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     python_memory_bytes: int = Field(
         default=4 * 2**30,
         ge=2**28,
-        description="Memory that a job of the user's own Python may take, in bytes of address space.",
+        description="Memory that a job of an exported model or of the user's own Python may take, in bytes of address space.",
     )
     python_disk_bytes: int = Field(
         default=4 * 2**30,

@@ -27,9 +27,10 @@ from jobs.components import (
 from jobs.data_spec import BuiltinDataset, FileDataset, Split, long_dataset
 from jobs.deferred import deferred
 from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
-from jobs.model_spec import MODELS_BY_POINTER, GraphModel, SequentialModel, check_model, long_model
+from jobs.model_spec import BROUGHT, MODELS_BY_POINTER, ModelSpec, check_model, long_model
 from jobs.optimizer_spec import OptimizerComponent, check_optimizer, long_optimizer
 from jobs.pointers import explained, posted, unreadable
+from jobs.profiles import PLAIN, STRICT, Profile
 from jobs.scheduler_spec import SchedulerComponent, check_scheduler, long_scheduler
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Split",
     "parse",
     "posted",
+    "profile_of",
     "threads_for",
 ]
 
@@ -65,7 +67,7 @@ class JobSpec(Strict):
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     dataset: Annotated[BuiltinDataset | FileDataset, Field(discriminator="type")]
     split: Split = Split(train=1.0)
-    model: Annotated[SequentialModel | GraphModel, Field(discriminator="type")]
+    model: Annotated[ModelSpec, Field(discriminator="type")]
     loss: LossComponent
     optimizer: OptimizerComponent
     lr_scheduler: SchedulerComponent | None = None
@@ -124,6 +126,11 @@ def threads_for(spec: JobSpec) -> int:
     return spec.threads or 1
 
 
+def profile_of(spec: JobSpec) -> Profile:
+    """The sandbox profile that the job's process needs (docs/sandbox.md): strict for what the user wrote."""
+    return STRICT if isinstance(spec.model, BROUGHT) else PLAIN
+
+
 def parse(body: object) -> JobSpec:
     """The spec of a decoded JSON document. Raises InvalidSpec with every problem at once; of what is wrong without end only
     the first MAX_PROBLEMS that each look finds."""
@@ -164,6 +171,9 @@ def _contradictions(spec: JobSpec) -> Iterator[SpecProblem]:
             hint = did_you_mean(watched, known)
             detail = f"no series {shown(watched)} is taken once an epoch; there are {', '.join(known)}{hint}"
             yield SpecProblem(f"/{member}/monitor", "unknown_choice", detail)
+    if profile_of(spec) == STRICT and spec.device not in ("auto", "cpu"):
+        detail = f"a model of the type {spec.model.type} runs in a sandbox that has no GPU: device is cpu, not {spec.device}"
+        yield SpecProblem("/device", "not_supported", detail)
     mixed = spec.precision != "32-true"
     if mixed and spec.exact:
         detail = f"precision {spec.precision} gives other bits than the textbook loop in float32: it needs exact false"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ def free_port() -> int:
 class Service:
     """One data folder and the processes of `postgrad serve` over it; can be stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, launcher: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> None:
+        """`launcher` is a program that starts another one; `settings` are POSTGRAD_* variables without their prefix."""
         self.folder = folder
+        self._launcher, self._settings = list(launcher), settings or {}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=70)
@@ -36,7 +38,9 @@ class Service:
 
     def start(self, *flags: str) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("POSTGRAD_")}
+        environment |= {f"POSTGRAD_{name.upper()}": value for name, value in self._settings.items()}
         command = [
+            *self._launcher,
             str(Path(sys.executable).with_name("postgrad")),
             "serve",
             "--port",

@@ -117,9 +117,10 @@ def job(sets: Path, folder: Path, spec: dict[str, Any], **fields: Any) -> Superv
     """A job on a built-in set, about to be run in `folder`."""
     folder.mkdir(exist_ok=True)
     given: dict[str, Any] = {"job_id": "job_test", "attempt": 1, "device": "cpu", "threads": 1}
+    if "dataset" not in fields:
+        given["dataset"] = str(sets / spec["dataset"]["name"])
     text = parse(spec).canonical()
-    dataset = str(sets / spec["dataset"]["name"])
-    return Supervised(Assignment(spec=text, dataset=dataset, job_folder=str(folder), **(given | fields)))
+    return Supervised(Assignment(spec=text, job_folder=str(folder), **(given | fields)))
 
 
 def _child(assignment: Assignment, ours: socket.socket, theirs: socket.socket, log: Path) -> None:

@@ -152,7 +152,7 @@ def asked(tmp_path: Path, shapes: dict[str, tuple[int, ...]], **init_from: Any) 
     source = tmp_path / "weights"
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, source)
     body = spec(model={"type": "Sequential", "layers": LAYERS, "init_from": {"job": JOB, **init_from}})
-    found: list[dict[str, str]] = check.answer(parse(body), MULTI, False, source)["problems"]
+    found: list[dict[str, str]] = check.answer(parse(body), MULTI, False, check.Files(source))["problems"]
     return found
 
 
@@ -190,5 +190,5 @@ def test_weights_that_fit(tmp_path: Path, shapes: dict[str, tuple[int, ...]], in
 def test_what_is_no_file_of_weights_is_a_problem(tmp_path: Path) -> None:
     body = parse(spec(model={"type": "Sequential", "layers": LAYERS, "init_from": {"job": JOB}}))
     (tmp_path / "weights").write_bytes(b"\xff" * 64)
-    assert check.answer(body, MULTI, False, tmp_path / "weights")["problems"][0]["code"] == "unknown_artifact"
+    assert check.answer(body, MULTI, False, check.Files(tmp_path / "weights"))["problems"][0]["code"] == "unknown_artifact"
     assert check.answer(body, MULTI)["problems"][0]["code"] == "unknown_artifact"

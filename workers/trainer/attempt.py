@@ -19,6 +19,7 @@ from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
 from workers.protocol import Assignment, Channel, Checkpointed, Ended, Started
 from workers.trainer import checkpoint
 from workers.trainer.artifacts import Artifacts
+from workers.trainer.brought import completed_model
 from workers.trainer.checkpoint import Checkpoints
 from workers.trainer.control import Control, SupervisorGone
 from workers.trainer.data import InvalidData, Part, describe, load
@@ -27,7 +28,7 @@ from workers.trainer.effective import effective_spec
 from workers.trainer.feed import Feed
 from workers.trainer.loop import Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
-from workers.trainer.model import BuildProblem, build, complete
+from workers.trainer.model import BuildProblem, build
 from workers.trainer.objective import build_loss, complete_loss
 from workers.trainer.optimizers import build_optimizer
 from workers.trainer.param_groups import Parameters
@@ -176,7 +177,8 @@ class Attempt:
     def _build(self) -> tuple[Steps, dict[str, Any]]:
         spec, dataset, device = self._spec, Path(self._assignment.dataset), self._device
         description = describe(spec, dataset)
-        completed = complete(spec, description)
+        file = self._assignment.model_file
+        completed = completed_model(spec, description, None if file is None else Path(file))
         completed_loss = complete_loss(spec, description, completed.shapes())
         parts = load(spec, dataset)
         torch.manual_seed(spec.seed)

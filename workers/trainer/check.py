@@ -1,7 +1,7 @@
 """The warm checker: builds a spec without memory and tells what is wrong. `python -m workers.trainer.check`.
 
 One JSON line in, one out. In: {"id", "spec": long form, "dataset": folder, "preflight": bool, "init_from":
-file or null}. Out: {"id", "problems":
+file or null, "model": file or null}. Out: {"id", "problems":
 [{pointer, code, detail}], "effective_spec", "parameters": {"total", "trainable"}, "preflight": {"layers", "memory"} if
 asked for}. The first line out, once warm, is {"ready": true, "torch": version}.
 Layers are built on the meta device, and only loss and metrics see numbers, two rows of them: no question can take much memory
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ import torch
 
 from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
 from workers.trainer import fit, metrics, optimizers, schedulers, trial
+from workers.trainer.brought import completed_model
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
-from workers.trainer.model import BuildProblem, complete
+from workers.trainer.exported.run import warm_up
+from workers.trainer.model import BuildProblem
 from workers.trainer.param_groups import Parameters
 from workers.trainer.preflight import preflight
 from workers.trainer.weights import check_init_from, check_initializers
@@ -48,11 +51,26 @@ WARM_UP_SPEC = {
 }
 
 
-def answer(spec: JobSpec, description: DataDescription, more: bool = False, init_from: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Files:
+    """The files beside the data that a question names."""
+
+    init_from: Path | None = None
+    model: Path | None = None
+
+    @classmethod
+    def of(cls, question: dict[str, Any]) -> Files:
+        return cls(*(Path(question[name]) if question.get(name) else None for name in ("init_from", "model")))
+
+
+NO_FILES = Files()
+
+
+def answer(spec: JobSpec, description: DataDescription, more: bool = False, files: Files = NO_FILES) -> dict[str, Any]:
     """Problems, effective spec and parameters of a spec over data so described, and its preflight if `more` is asked."""
     problems = fit.check_targets(spec, description)
     try:
-        completed = complete(spec, description)
+        completed = completed_model(spec, description, files.model)
     except BuildProblem as error:
         return {"problems": _plain(error.problems + problems)}
     outputs = completed.shapes()
@@ -62,7 +80,7 @@ def answer(spec: JobSpec, description: DataDescription, more: bool = False, init
     optimizing, found = optimizers.check_optimizer(spec, parameters)
     problems += found
     problems += trial.check(spec, description, completed)
-    problems += [*check_initializers(spec, completed.module), *check_init_from(spec, completed.module, init_from)]
+    problems += [*check_initializers(spec, completed.module), *check_init_from(spec, completed.module, files.init_from)]
     steps = schedulers.steps_of(spec, description.counts["train"])
     scheduler, found = schedulers.check_scheduler(spec, optimizing, steps) if optimizing is not None else (None, [])
     problems += found
@@ -88,9 +106,8 @@ def respond(question: dict[str, Any]) -> dict[str, Any]:
     """The answer to one question; never raises."""
     try:
         spec = parse(question["spec"])
-        weights = question.get("init_from")
         description = describe(spec, Path(question["dataset"]))
-        return answer(spec, description, question.get("preflight") is True, None if weights is None else Path(weights))
+        return answer(spec, description, question.get("preflight") is True, Files.of(question))
     except (InvalidSpec, InvalidData) as error:
         return {"problems": _plain(error.problems)}
     except Exception as error:
@@ -101,6 +118,7 @@ def respond(question: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answers until its standard input ends."""
     torch.set_num_threads(1)
+    warm_up()
     answer(parse(WARM_UP_SPEC), WARM_UP)  # the first optimizer imports a second's worth of torch
     print(json.dumps({"ready": True, "torch": torch.__version__.split("+")[0]}), flush=True)
     for line in sys.stdin.buffer:

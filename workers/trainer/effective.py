@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from jobs.model_spec import NESTED, SequentialModel
+from jobs.model_spec import NESTED, ExportedModel, SequentialModel
 from jobs.spec import Component, JobSpec
 from workers.trainer.model import CompletedLayer, CompletedModel
 from workers.trainer.objective import Criterion
@@ -61,7 +61,9 @@ def effective_spec(
 def _model(spec: JobSpec, completed: CompletedModel) -> dict[str, Any]:
     model, long = spec.model, spec.long_form()["model"]
     found: dict[str, Any] = {"type": _leaf(model.type, "given")}
-    if isinstance(model, SequentialModel):
+    if isinstance(model, ExportedModel):
+        found["id"] = _leaf(model.id, "given")
+    elif isinstance(model, SequentialModel):
         found["layers"] = _layers(completed.layers, long["layers"])
     else:
         nodes = _layers(completed.layers, long["nodes"].values())

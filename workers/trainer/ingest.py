@@ -32,6 +32,7 @@ from workers.trainer.formats.prepared import (
     publish,
     write_schema,
 )
+from workers.trainer.formats.program import is_program, read_program
 from workers.trainer.formats.table import read_csv
 from workers.trainer.formats.text import read_text
 from workers.trainer.formats.zipped import opened
@@ -97,9 +98,18 @@ def _csv(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _zip(path: Path, folder: Path) -> dict[str, Any]:
+    if is_program(path):
+        return READERS["exported"](path, folder)
     with opened(path) as (_, entries):
         arrays = bool(entries) and all(entry.filename.endswith(SUFFIX) for entry in entries)
     return READERS["npz" if arrays else "images"](path, folder)
+
+
+def _exported(path: Path, folder: Path) -> dict[str, Any]:
+    schema = read_program(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_schema(folder, schema)
+    return schema
 
 
 def _text_or_table(path: Path, folder: Path) -> dict[str, Any]:
@@ -121,6 +131,7 @@ READERS: dict[str, Reader] = {
     "images": _streamed(read_images),
     "text": _streamed(read_text),
     "zip": _zip,
+    "exported": _exported,
 }
 # The first match counts. What has no reader is refused by its name.
 MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -202,7 +213,8 @@ def _answer(path: str, folder: str, asked: str) -> int:
     except MemoryError:
         print(json.dumps({"problem": f"reading the file takes more than {MEMORY_BYTES:,} bytes of memory"}))
         return 1
-    print(json.dumps({"schema": {"rows": schema["rows"], "columns": len(schema.get("columns", schema.get("arrays", ())))}}))
+    columns = len(schema.get("columns", schema.get("arrays", ())))
+    print(json.dumps({"schema": {"rows": schema.get("rows"), "columns": columns}}))
     return 0
 
 

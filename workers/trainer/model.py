@@ -15,6 +15,7 @@ from torch import nn
 from jobs.model_spec import GraphModel, SequentialModel
 from jobs.spec import JobSpec, SpecProblem
 from workers.trainer.data import Batch, DataDescription
+from workers.trainer.exported.program import Program
 from workers.trainer.graph import RESERVED, Graph
 from workers.trainer.objective import OUTPUT
 from workers.trainer.place import BuildProblem, Node, Shape, Value, placeholder
@@ -35,16 +36,27 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class CompletedModel:
-    """All layers with every size filled in. `module` is the model on the meta device: names and shapes without numbers."""
+    """All layers with every size filled in, or the program that stands for them.
+
+    `module` is the model on the meta device: names and shapes without numbers.
+    """
 
     layers: tuple[CompletedLayer, ...]
     inputs: tuple[str, ...]
     outputs: tuple[ModelOutput, ...]
     references: tuple[str, ...]  # what each output is called inside
-    module: Graph
+    module: nn.Module
+    program: Program | None = None
 
     def table(self) -> list[dict[str, Any]]:
-        """Every layer or node, those inside a Sequential behind it: name, type, output shape of one row, parameters."""
+        """Every layer or node, those inside a Sequential behind it: name, type, output shape of one row, parameters.
+
+        A program is one row: its layers are not told apart any more.
+        """
+        if self.program is not None:
+            numbers = self.program.parameters()["total"]
+            shape = list(self.outputs[0].shape)
+            return [{"name": "", "type": "exported", "output_shape": shape, "parameters": numbers}]
         return [row for layer in self.layers for row in _rows(layer, "")]
 
     def shapes(self) -> dict[str, Shape]:
@@ -60,7 +72,8 @@ def _rows(layer: CompletedLayer, prefix: str) -> list[dict[str, Any]]:
 
 
 def complete(spec: JobSpec, description: DataDescription) -> CompletedModel:
-    """The model with every size filled in. Raises BuildProblem at the first layer that cannot take what comes in."""
+    """A model of layers with every size filled in. Raises BuildProblem at the first that cannot take what comes in."""
+    assert isinstance(spec.model, SequentialModel | GraphModel)
     rows = batch_rows(spec, description)
     short = last_batch_rows(spec, description)
     sizes = [rows] if short == rows else [rows, short]
@@ -161,8 +174,14 @@ class Model:
 
 
 def build(completed: CompletedModel) -> Model:
-    """The model on the CPU by ordinary constructors, in order. Draws its weights from torch's default generator."""
+    """The model on the CPU by ordinary constructors, in order. Draws its weights from torch's default generator.
+
+    A program's weights are the file's: nothing is drawn.
+    """
+    names = [output.name for output in completed.outputs]
+    if completed.program is not None:
+        return Model(completed.program.build(), completed.inputs, names)
     modules = {layer.name: layer.construct() for layer in completed.layers if layer.has_module}
     steps = [layer.step() for layer in completed.layers]
     graph = Graph(completed.inputs, modules, steps, completed.references)
-    return Model(graph, completed.inputs, [output.name for output in completed.outputs])
+    return Model(graph, completed.inputs, names)

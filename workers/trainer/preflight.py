@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from jobs.spec import JobSpec
 from workers.trainer.data import DataDescription, resident
-from workers.trainer.model import CompletedModel, Model, batch_rows, build
+from workers.trainer.model import CompletedModel, Model, batch_rows
 from workers.trainer.optimizers import build_optimizer
 from workers.trainer.param_groups import Parameters
 from workers.trainer.place import placeholder
@@ -28,8 +28,7 @@ Shape = tuple[int, ...]
 
 def preflight(spec: JobSpec, description: DataDescription, completed: CompletedModel) -> dict[str, Any]:
     """The layer table, and the memory in bytes, as API.md's preflight gives them."""
-    with torch.device("meta"):
-        model = build(completed)
+    model = Model(completed.module, completed.inputs, [output.name for output in completed.outputs])
     parameters = list(model.module.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad) * BYTES
     memory = {

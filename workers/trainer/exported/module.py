@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workers.trainer.exported.graph import Graph
 from workers.trainer.exported.problem import UnreadableProgram
-from workers.trainer.exported.run import run
+from workers.trainer.exported.run import check_sizes, run
 
 MAX_DEPTH = 64
 
@@ -33,7 +33,10 @@ class ExportedModule(nn.Module):
         graph, held = self._exported_graphs[mode], self._exported_state[mode]
         if len(inputs) != len(graph.inputs) - len(held):
             raise TypeError(f"this model takes {len(graph.inputs) - len(held)} inputs, not {len(inputs)}")
-        outputs = run(graph, [holder[name] for holder, name in held] + list(inputs), inputs[0].device)
+        device = inputs[0].device
+        # On the meta device a size costs nothing until it is made, and some operators are called in another way.
+        observe = check_sizes if device.type == "meta" else None
+        outputs = run(graph, [holder[name] for holder, name in held] + list(inputs), device, observe)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 

@@ -74,7 +74,7 @@ class Program:
     def outputs(self, mode: str = "train") -> tuple[TensorSpec, ...]:
         """What `forward` returns in "train" or "eval" mode. Raises UnreadableProgram when it does not run with 2 and 3 rows."""
         two, three = self.run_on_meta(mode, 2), self.run_on_meta(mode, 3)
-        names = [f"output_{number}" for number in range(len(two))]
+        names = [f"output_{number}" for number in range(len(two))] if len(two) > 1 else ["output"]
         return tuple(_output(*parts) for parts in zip(names, two, three, strict=True))
 
     def run_on_meta(self, mode: str, rows: int) -> list[Tensor]:
@@ -117,11 +117,27 @@ class Program:
         """
         with Archive(self.path) as archive:
             held = [*self._loaded_state(archive), *self._loaded_constants(archive)]
-        graphs = {
+        return assemble(held, self._graphs())
+
+    def on_meta(self) -> ExportedModule:
+        """The same module on the meta device: names and shapes without numbers, nothing read from the file."""
+        shared: dict[str, Tensor] = {}
+        held: list[tuple[str, Tensor, bool]] = []
+        for place, one in self.state.items():
+            if one.record not in shared:
+                is_parameter = place.kind == "parameter"
+                shared[one.record] = torch.nn.Parameter(one.meta(), one.requires_grad) if is_parameter else one.meta()
+            held.append((place.name, shared[one.record], place.persistent))
+        for name, mode in self.modes.items():
+            constants = [place for place in mode.places if place.kind == "constant"]
+            held += [(_path(name, place), mode.constants[place.name].meta(), False) for place in constants]
+        return assemble(held, self._graphs())
+
+    def _graphs(self) -> dict[str, tuple[Graph, list[str]]]:
+        return {
             name: (mode.graph, [_path(name, place) for place in mode.places if place.kind != "input"])
             for name, mode in self.modes.items()
         }
-        return assemble(held, graphs)
 
     def _loaded_state(self, archive: Archive) -> Iterator[tuple[str, Tensor, bool]]:
         shared: dict[str, Tensor] = {}

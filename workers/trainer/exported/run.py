@@ -71,19 +71,20 @@ def dry_run(graph: Graph, values: list[Tensor]) -> list[Tensor]:
     """
 
     warm_up()
-
-    def observe(step: Step, result: Any) -> None:
-        for value in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(value, Tensor):
-                _check_size(step, value)
-
     try:
         with torch.random.fork_rng([]), torch.no_grad():
-            return run(graph, values, META, observe)
+            return run(graph, values, META, check_sizes)
     except UnreadableProgram:
         raise
     except Exception as error:
         raise UnreadableProgram(f"the program does not run: {_first_line(error)}") from error
+
+
+def check_sizes(step: Step, result: Any) -> None:
+    """Observes a run on the meta device. Raises UnreadableProgram when a value is too large."""
+    for value in result if isinstance(result, (tuple, list)) else (result,):
+        if isinstance(value, Tensor):
+            _check_size(step, value)
 
 
 def _check_size(step: Step, value: Tensor) -> None:

@@ -1,0 +1,62 @@
+"""The uploads that a spec names: found, and of the kind that their place in the spec wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.problems import error, invalid_spec
+from app.state import Service
+from jobs.model_spec import ExportedModel
+from jobs.spec import BuiltinDataset, JobSpec
+from jobs.store import File, UnknownFile
+
+PROGRAM = "exported"  # the format that a preview has when the upload is a program
+NO_DATA = {PROGRAM: "a model that postgrad.export wrote"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a spec names: the folder of its prepared data, the file of its model, and the ids of the uploads among them."""
+
+    dataset: str
+    model: str | None
+    files: list[str]
+
+
+def named(parts: Service, spec: JobSpec) -> Named:
+    """Raises Problem with every upload that is not there or is of another kind."""
+    problems: list[dict[str, str]] = []
+    data = None if isinstance(spec.dataset, BuiltinDataset) else _data(parts, spec.dataset.id, problems)
+    model = _program(parts, spec.model.id, problems) if isinstance(spec.model, ExportedModel) else None
+    if problems:
+        raise invalid_spec(problems)
+    if isinstance(spec.dataset, BuiltinDataset):
+        dataset = parts.folder.builtin(spec.dataset.name)
+    else:
+        assert data is not None
+        dataset = parts.folder.prepared(data.sha256)
+    path = None if model is None else str(parts.folder.file(model.sha256))
+    return Named(str(dataset), path, [file.id for file in (data, model) if file is not None])
+
+
+def _data(parts: Service, file_id: str, problems: list[dict[str, str]]) -> File | None:
+    file = _found(parts, file_id, "/dataset/id", problems)
+    if file is not None and (what := NO_DATA.get(file.preview.get("format", ""))) is not None:
+        problems.append(error("/dataset/id", "wrong_type", f"this file is {what}, not data"))
+    return file
+
+
+def _program(parts: Service, file_id: str, problems: list[dict[str, str]]) -> File | None:
+    file = _found(parts, file_id, "/model/id", problems)
+    if file is not None and file.preview.get("format") != PROGRAM:
+        detail = "this file is not a model that postgrad.export wrote"
+        problems.append(error("/model/id", "wrong_type", detail))
+    return file
+
+
+def _found(parts: Service, file_id: str, pointer: str, problems: list[dict[str, str]]) -> File | None:
+    try:
+        return parts.store.file(file_id)
+    except UnknownFile:
+        problems.append(error(pointer, "unknown_file", "no file with this id was uploaded to /v1/files"))
+        return None

@@ -19,11 +19,13 @@ router = APIRouter(tags=["files"])
 
 FORMATS = (
     "CSV with a header line, Parquet, NPZ, a ZIP of images in class folders or with a label CSV, or plain text; "
-    "or a model that postgrad.export wrote (.pt2)."
+    "or a model: what postgrad.export wrote (.pt2), or Python source that defines a class."
 )
 Format = Annotated[
-    Literal["auto", "csv", "text"],
-    Query(description="What the file is: `auto` tells by its content. Only CSV and plain text can be mistaken for each other."),
+    Literal["auto", "csv", "text", "python"],
+    Query(
+        description="What the file is; `auto` tells by its content. CSV, plain text and Python can be taken for one another."
+    ),
 ]
 MULTIPART = {
     "requestBody": {
@@ -50,7 +52,7 @@ MULTIPART = {
     responses={200: {"description": "These very bytes are here already, under the same id"}},
 )
 async def upload_file(request: Request, parts: Parts, format: Format = "auto") -> JSONResponse:
-    """Takes a data file or an exported model as the part `file`, reads it once and answers with a preview of what it holds."""
+    """Takes a data file or a model as the part `file`, reads it once and answers with a preview of what it holds."""
     incoming = await run_in_threadpool(parts.folder.incoming)
     try:
         upload = await receive(request, incoming, parts.settings.max_upload_bytes)

@@ -20,7 +20,7 @@ ARRAY = ("dtype", "shape", "min", "max", "missing", "infinite", "distinct")
 OTHER = ("channels", "height", "width", "first_images", "bytes", "characters", "first_characters")
 MAX_DISTINCT = 1000  # the reader tells no more values apart
 MAX_SHOWN_CLASSES = 100
-NO_DATA = ("exported",)  # models: their schema says what is shown
+NO_DATA = ("exported", "python")  # models: their schema says what is shown
 
 DAMAGED = "the file is damaged, or made so that its reader fails"
 # Another try would end the same way; SIGKILL (a full machine) may not.

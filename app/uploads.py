@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from app.problems import error, invalid_spec
 from app.state import Service
-from jobs.model_spec import ExportedModel
+from jobs.model_spec import BROUGHT, ExportedModel, PythonModel
 from jobs.spec import BuiltinDataset, JobSpec
 from jobs.store import File, UnknownFile
 
-PROGRAM = "exported"  # the format that a preview has when the upload is a program
-NO_DATA = {PROGRAM: "a model that postgrad.export wrote"}
+# What an upload is when its preview has one of these formats, and not data.
+NO_DATA = {"exported": "a model that postgrad.export wrote", "python": "a Python source that defines a class"}
+NOT_ALLOWED = "models written in Python are off on this server; its operator turns them on with POSTGRAD_ALLOW_PYTHON=1"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def named(parts: Service, spec: JobSpec) -> Named:
     """Raises Problem with every upload that is not there or is of another kind."""
     problems: list[dict[str, str]] = []
     data = None if isinstance(spec.dataset, BuiltinDataset) else _data(parts, spec.dataset.id, problems)
-    model = _program(parts, spec.model.id, problems) if isinstance(spec.model, ExportedModel) else None
+    model = _model(parts, spec.model, problems) if isinstance(spec.model, BROUGHT) else None
     if problems:
         raise invalid_spec(problems)
     if isinstance(spec.dataset, BuiltinDataset):
@@ -46,11 +47,13 @@ def _data(parts: Service, file_id: str, problems: list[dict[str, str]]) -> File 
     return file
 
 
-def _program(parts: Service, file_id: str, problems: list[dict[str, str]]) -> File | None:
-    file = _found(parts, file_id, "/model/id", problems)
-    if file is not None and file.preview.get("format") != PROGRAM:
-        detail = "this file is not a model that postgrad.export wrote"
-        problems.append(error("/model/id", "wrong_type", detail))
+def _model(parts: Service, model: ExportedModel | PythonModel, problems: list[dict[str, str]]) -> File | None:
+    if isinstance(model, PythonModel) and not parts.settings.allow_python:
+        problems.append(error("/model/type", "not_supported", NOT_ALLOWED))
+        return None
+    file = _found(parts, model.id, "/model/id", problems)
+    if file is not None and file.preview.get("format") != model.type:
+        problems.append(error("/model/id", "wrong_type", f"this file is not {NO_DATA[model.type]}"))
     return file
 
 

@@ -14,9 +14,6 @@ FIELDS: dict[str, str] = {
 }
 VALUES: dict[str, dict[str, str]] = {
     "/dataset/type": {"python": "data sets written in Python are not supported yet; upload a data file"},
-    "/model/type": {
-        "python": "models written in Python are not supported yet; use Sequential or Graph",
-    },
     "/on_nonfinite": dict.fromkeys(("skip", "rollback"), "on_nonfinite is fail; skip and rollback are not supported yet"),
 }
 

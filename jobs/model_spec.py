@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from jobs.arguments import SpecProblem, check_component, check_layers
 from jobs.catalog import MAX_LAYERS, Entry, catalog
-from jobs.components import Component, LayerComponent, Strict, long_component, own_members
+from jobs.components import JSON, Component, LayerComponent, Strict, long_component, own_members
 from jobs.graph_spec import MAX_NAMES, NAME, REFERENCE, check_graph
 
 MAX_INITIALIZERS = 100
@@ -85,13 +85,25 @@ class ExportedModel(_Model):
     id: FileId
 
 
-ModelSpec: TypeAlias = SequentialModel | GraphModel | ExportedModel
+class PythonModel(_Model):
+    """A class that inherits nn.Module, in a source file that was uploaded to /v1/files, built with `kwargs`.
+
+    Only where the operator has set POSTGRAD_ALLOW_PYTHON=1 (docs/python.md).
+    """
+
+    type: Literal["python"]
+    id: FileId
+    class_name: Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$", max_length=200)] = Field(alias="class")
+    kwargs: Annotated[dict[str, JSON], Field(max_length=256)] = {}
+
+
+ModelSpec: TypeAlias = SequentialModel | GraphModel | ExportedModel | PythonModel
 # Models that need the sandbox profile strict: what runs is the user's, not ours.
-BROUGHT = (ExportedModel,)
+BROUGHT = (ExportedModel, PythonModel)
 
 # Which fields an object may have, by its pointer.
 MODELS_BY_POINTER: Mapping[str, Sequence[type[BaseModel]]] = {
-    "/model": [SequentialModel, GraphModel, ExportedModel],
+    "/model": [SequentialModel, GraphModel, ExportedModel, PythonModel],
     "/model/init_from": [InitFrom],
 }
 

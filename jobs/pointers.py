@@ -16,7 +16,7 @@ MAX_KEY = 1000  # characters
 # The forms of a member that has several: its `type` says which.
 TAGS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("builtin", "file"),
-    "model": ("Sequential", "Graph", "exported"),
+    "model": ("Sequential", "Graph", "exported", "python"),
     "transform": NAMES,
 }
 # pydantic's words for what went wrong, in ours. Anything else is a value of the right type out of its range.
@@ -89,7 +89,8 @@ def explained(error: ValidationError, models: Mapping[str, Sequence[type[BaseMod
             pointer += "/type"
             detail = _tag("transform" if "transforms" in steps else str(steps[0]), found["input"])
         elif kind == "extra_forbidden":
-            fields = [name for model in models.get(pointer.rpartition("/")[0], ()) for name in model.model_fields]
+            known = (model.model_fields for model in models.get(pointer.rpartition("/")[0], ()))
+            fields = [field.alias or name for found in known for name, field in found.items()]
             detail = f"there is no field {shown(last)}{did_you_mean(last, fields)}"
         elif kind == "missing":
             detail = f"{last} is required"

@@ -74,7 +74,7 @@ def main() -> None:
             discover(),
             cpu_slots=settings.cpu_slots,
             lease_seconds=settings.lease_seconds,
-            bounds=Bounds(settings.python_memory_bytes, settings.python_disk_bytes),
+            bounds=Bounds(settings.python_memory_bytes, settings.python_disk_bytes, settings.allow_python),
         )
         supervisor.run()
     except KeyboardInterrupt:

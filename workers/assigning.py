@@ -26,10 +26,14 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a job under profile strict may take: bytes of address space beyond Python and torch, bytes on disk."""
+    """What a job under profile strict may take, and whether it may be the user's own Python.
+
+    Bytes of address space are those beyond Python and torch.
+    """
 
     memory_bytes: int = 4 * 2**30
     disk_bytes: int = 4 * 2**30
+    allow_python: bool = False
 
 
 def profiles() -> dict[str, dict[str, Any]]:
@@ -82,6 +86,10 @@ class Assigner:
         """The upload that holds the model, None where the spec has its layers."""
         if "id" not in model:
             return None
+        if model["type"] == "python" and not self._bounds.allow_python:
+            raise CannotStart(
+                Failure("error", "this worker runs no Python of the user's: POSTGRAD_ALLOW_PYTHON is not set", "/model")
+            )
         try:
             path = self._folder.file(self._store.file(model["id"]).sha256)
         except JobsError as error:

@@ -43,7 +43,7 @@ READ: list[tuple[dict[str, Any], Found]] = [
     ({"/split": {"train": 0.5, "val": 0.6}}, {("/split", "out_of_range")}),
     ({"/split/val": -0.2}, {("/split/val", "out_of_range")}),
     ({"/split/stratify": 1}, {("/split/stratify", "wrong_type")}),
-    ({"/model/type": "python"}, {("/model/type", "not_supported")}),
+    ({"/model": {"type": "python", "id": f"file_{'0' * 24}", "class": "Net"}}, {("/model/type", "not_supported")}),
     ({"/model/layers": []}, {("/model/layers", "out_of_range")}),
     ({"/model/layers/0/type": "Liner"}, {("/model/layers/0/type", "unknown_type")}),
     ({"/model/layers/0/type": MISSING}, {("/model/layers/0/type", "missing")}),

@@ -106,7 +106,7 @@ def test_it_trains_to_the_modules_own_bits_under_strict(strict_service: Service,
 def test_the_preflight_has_one_row_for_it(strict_service: Service, file: dict[str, Any]) -> None:
     answer = strict_service.client.post("/v1/jobs", params={"validate_only": True}, json=spec(file["id"])).json()
     numbers = file["preview"]["parameters"]["total"]
-    assert answer["layers"] == [{"name": "", "type": "exported", "output_shape": [10], "parameters": numbers}]
+    assert answer["layers"] == [{"name": "", "type": "model", "output_shape": [10], "parameters": numbers}]
     assert answer["memory"]["activations"] > 64 * 8 * 64 * 4
 
 

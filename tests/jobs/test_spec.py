@@ -240,7 +240,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"precision": "bf16-mixed", "exact": False, "loss": "BCELoss"}, "/loss", "not_supported"),
     ({"exact": False}, "/exact", "not_supported"),
     ({"on_nonfinite": "skip"}, "/on_nonfinite", "not_supported"),
-    ({"model": {"type": "python", "layers": ["ReLU"]}}, "/model/type", "not_supported"),
+    ({"model": {"type": "python", "id": "file_" + "0" * 24}}, "/model/class", "missing"),
     ({"model__init_from": "job_1"}, "/model/init_from", "wrong_type"),
     ({"dataset": {"type": "python", "id": "x"}}, "/dataset/type", "not_supported"),
     ({"dataset__transforms": ["RandomFlip"]}, "/dataset/transforms/0", "unknown_type"),

@@ -35,6 +35,7 @@ from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
 from workers.trainer.schedulers import build_scheduler, steps_of
+from workers.trainer.source import SourceProblem
 from workers.trainer.weights import initialize, take_over
 
 MESSAGE_CHARACTERS = 2000
@@ -59,6 +60,8 @@ def _outcome(assignment: Assignment, control: Control) -> Ended:
         first = error.problems[0]
         reason = "invalid_data" if isinstance(error, InvalidData) else "invalid_spec"
         return Ended("failed", reason, _short(first.detail), first.pointer)
+    except SourceProblem as error:  # its traceback is in the log already
+        return Ended("failed", "error", _short(str(error)), "/model")
     except Exception as error:
         traceback.print_exc()
         reason = "out_of_memory" if _out_of_memory(error) else "error"

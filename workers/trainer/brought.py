@@ -6,27 +6,38 @@ The program was read when it was uploaded; here its two graphs run on the meta d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from jobs.model_spec import ExportedModel
+from jobs.model_spec import ExportedModel, PythonModel
 from jobs.spec import JobSpec, SpecProblem
 from workers.trainer.data import DataDescription, Field
 from workers.trainer.exported.problem import UnreadableProgram
 from workers.trainer.exported.program import Program, TensorSpec, read
-from workers.trainer.model import BuildProblem, CompletedModel, ModelOutput, batch_rows, complete, last_batch_rows
+from workers.trainer.model import BuildProblem, CompletedModel, Model, ModelOutput, batch_rows, complete, last_batch_rows
 from workers.trainer.objective import OUTPUT
+from workers.trainer.own_model import complete_own
 
 HERE = "/model/id"
 
 
+@dataclass(frozen=True)
+class _Exported:
+    program: Program
+
+    def model(self, inputs: tuple[str, ...], outputs: list[str]) -> Model:
+        return Model(self.program.build(), inputs, outputs)
+
+
 def completed_model(spec: JobSpec, description: DataDescription, path: Path | None) -> CompletedModel:
-    """The model with every size filled in, layers or a program; `path` is the file of the latter. Raises BuildProblem."""
-    if isinstance(spec.model, ExportedModel):
+    """The model with every size filled in, layers or what the user brought; `path` is the file of that. Raises BuildProblem."""
+    if isinstance(spec.model, ExportedModel | PythonModel):
         assert path is not None
-        return complete_program(spec, description, path)
+        complete_brought = complete_program if isinstance(spec.model, ExportedModel) else complete_own
+        return complete_brought(spec, description, path)
     return complete(spec, description)
 
 
@@ -53,7 +64,7 @@ def complete_program(spec: JobSpec, description: DataDescription, path: Path) ->
         for given in [program.outputs()]
         for one in given
     )
-    return CompletedModel((), names, outputs, (), program.on_meta(), program)
+    return CompletedModel((), names, outputs, (), program.on_meta(), _Exported(program))
 
 
 def _input_names(program: Program, description: DataDescription) -> tuple[str, ...]:

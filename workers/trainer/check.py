@@ -11,9 +11,11 @@ or time. A question never ends the process; what is not a problem of the spec co
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 
+from jobs.model_spec import PythonModel
 from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
+from workers.sandbox import Disposed, Limits, SandboxError, in_disposable_child
 from workers.trainer import fit, metrics, optimizers, schedulers, trial
 from workers.trainer.brought import completed_model
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
@@ -33,6 +37,9 @@ from workers.trainer.model import BuildProblem
 from workers.trainer.param_groups import Parameters
 from workers.trainer.preflight import preflight
 from workers.trainer.weights import check_init_from, check_initializers
+
+CHILD_SECONDS = 3.0
+CHILD_MEMORY_BYTES = 2**30
 
 WARM_UP = DataDescription(
     rows=8,
@@ -106,13 +113,48 @@ def respond(question: dict[str, Any]) -> dict[str, Any]:
     """The answer to one question; never raises."""
     try:
         spec = parse(question["spec"])
-        description = describe(spec, Path(question["dataset"]))
-        return answer(spec, description, question.get("preflight") is True, Files.of(question))
+        dataset, files = Path(question["dataset"]), Files.of(question)
+        description = describe(spec, dataset)
+
+        def answered() -> dict[str, Any]:
+            return answer(spec, description, question.get("preflight") is True, files)
+
+        return _apart(answered, files) if isinstance(spec.model, PythonModel) else answered()
     except (InvalidSpec, InvalidData) as error:
         return {"problems": _plain(error.problems)}
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+def _apart(answered: Callable[[], dict[str, Any]], files: Files) -> dict[str, Any]:
+    """The answer of a child that runs the user's code under strict; it is a stranger's word, so its shape is looked at."""
+    limits = Limits(memory_bytes=CHILD_MEMORY_BYTES, file_bytes=0, cpu_seconds=math.ceil(CHILD_SECONDS))
+    readable = [path for path in (files.model, files.init_from) if path is not None]
+    try:
+        return _plausible(in_disposable_child(answered, limits=limits, seconds=CHILD_SECONDS, readable=readable))
+    except SandboxError as error:
+        return {"problems": [{"pointer": "/model/type", "code": "not_supported", "detail": str(error)}]}
+    except Disposed as error:
+        return {"problems": [{"pointer": "/model/id", "code": "invalid_source", "detail": str(error)}]}
+
+
+def _plausible(answer: Any) -> dict[str, Any]:
+    """Raises Disposed when this is not an answer of ours."""
+    problem = {"pointer": str, "code": str, "detail": str}
+    try:
+        found = [
+            SpecProblem(**{key: kind(one[key])[:1000] for key, kind in problem.items()}) for one in answer["problems"][:100]
+        ]
+        if found:
+            return {"problems": _plain(found)}
+        numbers = {name: int(answer["parameters"][name]) for name in ("total", "trainable")}
+        shown = {name: answer[name] for name in ("effective_spec", "preflight")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Disposed("the user's code gave another answer than was asked for") from error
+    if not isinstance(shown["effective_spec"], dict) or not isinstance(shown["preflight"], dict | None):
+        raise Disposed("the user's code gave another answer than was asked for")
+    return {"problems": [], "parameters": numbers, **shown}
 
 
 def main() -> None:

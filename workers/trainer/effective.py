@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from jobs.model_spec import NESTED, ExportedModel, SequentialModel
+from jobs.model_spec import NESTED, ExportedModel, PythonModel, SequentialModel
 from jobs.spec import Component, JobSpec
 from workers.trainer.model import CompletedLayer, CompletedModel
 from workers.trainer.objective import Criterion
@@ -63,6 +63,9 @@ def _model(spec: JobSpec, completed: CompletedModel) -> dict[str, Any]:
     found: dict[str, Any] = {"type": _leaf(model.type, "given")}
     if isinstance(model, ExportedModel):
         found["id"] = _leaf(model.id, "given")
+    elif isinstance(model, PythonModel):
+        found |= {"id": _leaf(model.id, "given"), "class": _leaf(model.class_name, "given")}
+        found["kwargs"] = {name: _leaf(value, "given") for name, value in model.kwargs.items()}
     elif isinstance(model, SequentialModel):
         found["layers"] = _layers(completed.layers, long["layers"])
     else:

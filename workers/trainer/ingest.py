@@ -33,6 +33,7 @@ from workers.trainer.formats.prepared import (
     write_schema,
 )
 from workers.trainer.formats.program import is_program, read_program
+from workers.trainer.formats.source import is_source, read_source
 from workers.trainer.formats.table import read_csv
 from workers.trainer.formats.text import read_text
 from workers.trainer.formats.zipped import opened
@@ -41,7 +42,9 @@ __all__ = ["UnreadableFile", "builtins", "main", "read", "read_csv", "write"]
 
 MEMORY_BYTES = 8 * 2**30
 CPU_SECONDS = 600
-USAGE = "usage: python -m workers.trainer.ingest read FILE FOLDER [auto | csv | text] | csv FILE FOLDER | builtins FOLDER"
+USAGE = (
+    "usage: python -m workers.trainer.ingest read FILE FOLDER [auto | csv | text | python] | csv FILE FOLDER | builtins FOLDER"
+)
 
 Reader = Callable[[Path, Path], dict[str, Any]]  # reads a file into a folder; the schema
 
@@ -105,15 +108,25 @@ def _zip(path: Path, folder: Path) -> dict[str, Any]:
     return READERS["npz" if arrays else "images"](path, folder)
 
 
-def _exported(path: Path, folder: Path) -> dict[str, Any]:
-    schema = read_program(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_schema(folder, schema)
-    return schema
+def _no_data(reader: Callable[[Path], dict[str, Any]]) -> Reader:
+    """A model: nothing but its schema lies in the folder, and jobs read the upload itself."""
+
+    def into(path: Path, folder: Path) -> dict[str, Any]:
+        schema = reader(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_schema(folder, schema)
+        return schema
+
+    return into
 
 
 def _text_or_table(path: Path, folder: Path) -> dict[str, Any]:
-    """A CSV file where it reads as one. Else prose, when its first line holds no comma and so promised no table."""
+    """Python where it defines a class, a CSV file where it reads as one.
+
+    Else prose, when its first line holds no comma and so promised no table.
+    """
+    if is_source(path):
+        return READERS["python"](path, folder)
     try:
         return _csv(path, folder)
     except UnreadableFile as error:
@@ -131,7 +144,8 @@ READERS: dict[str, Reader] = {
     "images": _streamed(read_images),
     "text": _streamed(read_text),
     "zip": _zip,
-    "exported": _exported,
+    "exported": _no_data(read_program),
+    "python": _no_data(read_source),
 }
 # The first match counts. What has no reader is refused by its name.
 MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -194,7 +208,7 @@ def main(arguments: list[str]) -> int:
             return _answer(path, folder, "csv")
         case ["read", path, folder]:
             return _answer(path, folder, "auto")
-        case ["read", path, folder, ("auto" | "csv" | "text") as asked]:
+        case ["read", path, folder, ("auto" | "csv" | "text" | "python") as asked]:
             return _answer(path, folder, asked)
         case ["builtins", folder]:
             for name, (schema, arrays) in builtins().items():

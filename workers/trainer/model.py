@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from jobs.model_spec import GraphModel, SequentialModel
 from jobs.spec import JobSpec, SpecProblem
 from workers.trainer.data import Batch, DataDescription
-from workers.trainer.exported.program import Program
 from workers.trainer.graph import RESERVED, Graph
 from workers.trainer.objective import OUTPUT
 from workers.trainer.place import BuildProblem, Node, Shape, Value, placeholder
@@ -34,11 +33,18 @@ class ModelOutput:
     layers: tuple[CompletedLayer, ...]
 
 
+class Brought(Protocol):
+    """What the user brought in place of layers."""
+
+    def model(self, inputs: tuple[str, ...], outputs: list[str]) -> Model:
+        """The model that trains, on the CPU, with its inputs and outputs named."""
+
+
 @dataclass(frozen=True)
 class CompletedModel:
-    """All layers with every size filled in, or the program that stands for them.
+    """All layers with every size filled in, or what the user brought in their place.
 
-    `module` is the model on the meta device: names and shapes without numbers.
+    `module` is the model on the meta device, names and shapes without numbers; a user's own class is on the CPU.
     """
 
     layers: tuple[CompletedLayer, ...]
@@ -46,17 +52,16 @@ class CompletedModel:
     outputs: tuple[ModelOutput, ...]
     references: tuple[str, ...]  # what each output is called inside
     module: nn.Module
-    program: Program | None = None
+    brought: Brought | None = None
 
     def table(self) -> list[dict[str, Any]]:
         """Every layer or node, those inside a Sequential behind it: name, type, output shape of one row, parameters.
 
-        A program is one row: its layers are not told apart any more.
+        What the user brought is one row.
         """
-        if self.program is not None:
-            numbers = self.program.parameters()["total"]
-            shape = list(self.outputs[0].shape)
-            return [{"name": "", "type": "exported", "output_shape": shape, "parameters": numbers}]
+        if self.brought is not None:
+            numbers = sum(p.numel() for p in self.module.parameters())
+            return [{"name": "", "type": "model", "output_shape": list(self.outputs[0].shape), "parameters": numbers}]
         return [row for layer in self.layers for row in _rows(layer, "")]
 
     def shapes(self) -> dict[str, Shape]:
@@ -176,11 +181,11 @@ class Model:
 def build(completed: CompletedModel) -> Model:
     """The model on the CPU by ordinary constructors, in order. Draws its weights from torch's default generator.
 
-    A program's weights are the file's: nothing is drawn.
+    An exported program's weights are its file's: nothing is drawn.
     """
     names = [output.name for output in completed.outputs]
-    if completed.program is not None:
-        return Model(completed.program.build(), completed.inputs, names)
+    if completed.brought is not None:
+        return completed.brought.model(completed.inputs, names)
     modules = {layer.name: layer.construct() for layer in completed.layers if layer.has_module}
     steps = [layer.step() for layer in completed.layers]
     graph = Graph(completed.inputs, modules, steps, completed.references)

@@ -51,6 +51,8 @@ def data_bytes(description: DataDescription, batch: int) -> int:
 def activation_bytes(model: Model, description: DataDescription, rows: int) -> int:
     """What forward keeps for backward with a batch of `rows`: every storage once, parameters and the batch left out."""
     batch = {name: placeholder(field, [rows]).tensors[0] for name, field in description.inputs.items()}
+    if not all(p.is_meta for p in model.module.parameters()):  # a user's own class
+        batch = {name: torch.zeros_like(values, device="cpu") for name, values in batch.items()}
     outside = {_storage(t) for t in (*model.module.parameters(), *model.module.buffers(), *batch.values())}
     kept: dict[int, Tensor] = {}
 

@@ -8,4 +8,3 @@ Profile: TypeAlias = Literal["plain", "strict"]
 
 PLAIN: Final = "plain"  # named layers: nothing of the user's is executed
 STRICT: Final = "strict"  # what the user brought: an exported program or their own Python
-PROFILES: tuple[Profile, ...] = (PLAIN, STRICT)

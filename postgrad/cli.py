@@ -236,7 +236,9 @@ def upload(
     path: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="CSV, Parquet, NPZ, a ZIP of images, or plain text.")
     ],
-    format: Annotated[str, typer.Option(help="auto tells by the content; csv, text and python say which of them it is.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="auto tells by the content; csv, text and python say which of them it is.")
+    ] = "auto",
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:

@@ -136,3 +136,14 @@ def test_what_only_its_writer_knows_can_be_said(client: httpx.Client) -> None:
     assert post(client, content).status_code == 200
     again = client.post("/v1/files", files={"file": ("hamlet", content)}, params={"format": "csv"})
     assert (again.status_code, "read as text" in again.json()["detail"]) == (409, True)
+
+
+def test_a_python_source_is_parsed_and_jobs_of_it_are_off(client: httpx.Client) -> None:
+    source = b"import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x): return x\n\nraise SystemExit('it ran')\n"
+    file = post(client, source, "net.py").json()
+    assert file["preview"] == {"format": "python", "classes": [{"name": "Net", "bases": ["torch.nn.Module"]}]}
+    answer = client.post("/v1/jobs", json=good_spec() | {"model": {"type": "python", "id": file["id"], "class": "Net"}})
+    assert answer.status_code == 422
+    (problem,) = answer.json()["errors"]
+    assert (problem["pointer"], problem["code"]) == ("/model/type", "not_supported")
+    assert "POSTGRAD_ALLOW_PYTHON=1" in problem["detail"]

@@ -119,6 +119,16 @@ def test_it_starts_from_another_jobs_weights(strict_service: Service, file: dict
     assert strict_service.series(second["id"])[1][0] < strict_service.series(first)[1][0] / 2
 
 
+def test_a_last_batch_that_batch_norm_cannot_take_is_told_before(strict_service: Service, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    path = tmp_path / "normed.pt2"
+    postgrad.export(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), torch.zeros(4, 4), path)
+    body = spec(upload(strict_service, path)["id"], dataset={"type": "builtin", "name": "iris"}, split={"train": 1.0})
+    found = problems(strict_service, body | {"batch_size": 149})
+    assert [(at, "1 row" in said and "drop_last" in said) for at, said in found] == [("/batch_size", True)]
+    strict_service.finished(strict_service.submit(body | {"batch_size": 149, "drop_last": True}))
+
+
 @pytest.mark.parametrize(
     ("changes", "pointer", "said"),
     [
@@ -161,10 +171,9 @@ def test_the_worker_says_which_profiles_it_offers(strict_service: Service) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's worker refuses strict here")
-def test_a_worker_that_runs_as_root_leaves_the_job_in_the_queue(own_service: Service, tmp_path: Path) -> None:
+def test_a_worker_that_runs_as_root_leaves_the_job_in_the_queue(service: Service, tmp_path: Path) -> None:
     path = tmp_path / "net.pt2"
     postgrad.export(net(), torch.zeros(4, 1, 8, 8), path)
-    service = own_service
     wait_for(lambda: bool(service.client.get("/v1/workers").json()["data"]), 30)
     job_id = service.submit(spec(upload(service, path)["id"]))
     plain = service.submit(
@@ -172,6 +181,7 @@ def test_a_worker_that_runs_as_root_leaves_the_job_in_the_queue(own_service: Ser
     )
     assert service.finished(plain)["status"] == "succeeded"  # the worker went past it
     job = service.job(job_id)
+    service.client.post(f"/v1/jobs/{job_id}/cancel")
     assert job["status"] == "queued"
     assert "runs as root" in job["waiting"]
     assert "runs as root" in service.client.get("/v1/workers").json()["data"][0]["profiles"]["strict"]["refusal"]

@@ -115,11 +115,6 @@ def test_what_is_wrong_is_said_before_anything_is_queued(
     assert said in found.get(pointer, ""), found
 
 
-def test_it_is_off_unless_the_operator_turns_it_on(own_service: Service) -> None:
-    file_id = upload(own_service, NET)
-    assert "POSTGRAD_ALLOW_PYTHON=1" in refused(own_service, spec(file_id))["/model/type"]
-
-
 def test_python_that_does_not_parse_is_not_taken(service: Service) -> None:
     broken = {"file": ("net.py", NET.replace("def forward(self, x):", "def forward(self, x)").encode())}
     answer = service.client.post("/v1/files", params={"format": "python"}, files=broken)

@@ -108,7 +108,10 @@ def _try(program: Program, rows: int) -> None:
         try:
             outputs: Sequence[Tensor] = program.run_on_meta(mode, rows)
         except UnreadableProgram as error:
-            detail = f"the model cannot take a batch of {rows} row(s): {error}"
+            detail = (
+                f"the model cannot take a batch of {rows} row(s), as one of this job is ({error}); "
+                "set drop_last to leave a short last one out, or choose another batch_size"
+            )
             raise BuildProblem([SpecProblem("/batch_size", "out_of_range", detail)]) from error
         if any(len(output) != rows for output in outputs):
             detail = f"the model does not give one row for each of a batch of {rows}"

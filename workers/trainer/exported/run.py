@@ -81,7 +81,12 @@ def dry_run(graph: Graph, values: list[Tensor]) -> list[Tensor]:
 
 
 def check_sizes(step: Step, result: Any) -> None:
-    """Observes a run on the meta device. Raises UnreadableProgram when a value is too large."""
+    """Observes a run on the meta device. Raises UnreadableProgram when a value is too large.
+
+    And when batch norm would take the variance of one number: torch's layer refuses that before it calls the operator.
+    """
+    if step.name == "batch_norm.default" and step.positional[5] is True and result.numel() == result.shape[1]:
+        raise UnreadableProgram(f"batch norm wants more than 1 value a channel in training, not shape {list(result.shape)}")
     for value in result if isinstance(result, (tuple, list)) else (result,):
         if isinstance(value, Tensor):
             _check_size(step, value)

@@ -9,7 +9,7 @@ PORT ?= 8000
 DATA_DIR ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all check bench catalog clean
+.PHONY: help setup serve test test-all check bench catalog table clean
 
 help: ## list the tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,8 +43,12 @@ check: setup ## lint, types, import rules
 bench: setup ## the side-by-side measurements, one JSON line each
 	$(BIN)/python -m benchmarks
 
-catalog: setup ## regenerate jobs/catalog.json from the installed torch
+catalog: setup ## regenerate jobs/catalog.json from the installed torch, and docs/reference.md from it
 	$(BIN)/python -m workers.trainer.introspect
+	$(BIN)/python -m jobs.reference
+
+table: setup ## train every class on a live service and write docs/every-class.md
+	POSTGRAD_TABLE=docs/every-class.md $(BIN)/python -m pytest tests/e2e/test_every_class.py -m slow -s
 
 clean: ## remove the virtual environment and caches (never data/)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

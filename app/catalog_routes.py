@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse
 
 from app.lists import envelope
 from jobs.catalog import DATASETS, SECTIONS, Argument, Entry, catalog
+from jobs.entry_schemas import dataset_schema, entry_schema
+from jobs.examples import example
 
 router = APIRouter(tags=["catalog"])
 
@@ -35,7 +37,12 @@ def _usable(section: str) -> list[str]:
 
 @router.get("/v1/catalog/{section}", summary="One section of the catalog")
 def read_section(section: Section) -> JSONResponse:
-    """Every entry; one that cannot be used yet says why in `refused`."""
+    """Every entry; one that cannot be used says why in `refused`.
+
+    `schema` is the JSON Schema of the class as it stands in a spec. `example` is the class in a spec, and `example_spec` a job
+    around it that runs in a moment. Where that names an upload, `example_files` has its name and content: post it to /v1/files
+    as it is, and it gets the id that stands in the spec.
+    """
     return JSONResponse(_section(section), headers=HEADERS)
 
 
@@ -47,13 +54,16 @@ def _section(section: str) -> dict[str, Any]:
 
 
 def _dataset(name: str, row: dict[str, Any]) -> dict[str, Any]:
-    properties = {
-        "type": {"const": "builtin"},
-        "name": {"const": name},
-        "normalize": {"enum": ["none", "standard", "minmax"], "default": "none"},
-    }
-    schema = {"type": "object", "properties": properties, "required": ["type", "name"], "additionalProperties": False}
-    return {"object": "catalog_entry", "section": "datasets", "name": name, **row, "schema": schema}
+    entry = {"object": "catalog_entry", "section": "datasets", "name": name}
+    return {**entry, **row, "schema": dataset_schema(name), **_example("datasets", name)}
+
+
+def _example(section: str, name: str) -> dict[str, Any]:
+    found = example(section, name)
+    if found is None:
+        return {"example": None, "example_spec": None, "example_files": []}
+    files = [{"id": file_id, "name": file, "content": text.decode()} for file_id, (file, text) in found.files.items()]
+    return {"example": found.component, "example_spec": found.spec, "example_files": files}
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -68,7 +78,8 @@ def _entry(entry: Entry) -> dict[str, Any]:
         # What a loss's `inputs` may name; of other classes nothing.
         "forward": list(entry.forward),
         # What is refused has arguments that no JSON can hold, such as a function.
-        "schema": entry.json_schema() if entry.refused is None else None,
+        "schema": entry_schema(entry) if entry.refused is None else None,
+        **_example(entry.section, entry.name),
     }
 
 

@@ -138,12 +138,12 @@ def _misfit(name: str, argument: Argument, value: Any, where: str) -> Iterator[S
     """A wrong type; when the list is right and only members are wrong, each of those."""
     lists = [form for form in argument.forms if form in LISTS]
     if not isinstance(value, list) or not lists or len(value) > MAX_LIST:
-        wanted = " or ".join(_WORDS[form] for form in argument.forms)
+        wanted = " or ".join(WORDS[form] for form in argument.forms)
         yield SpecProblem(where, "wrong_type", f"{name} wants {wanted}, got {shown(value)}")
         return
     for index, member in enumerate(value):
         if not _is_member(lists[0], member, argument):
-            detail = f"{name} wants {_WORDS[lists[0]]}, got {shown(member)} in it"
+            detail = f"{name} wants {WORDS[lists[0]]}, got {shown(member)} in it"
             yield SpecProblem(f"{where}/{index}", "wrong_type", detail)
 
 
@@ -192,7 +192,7 @@ def _number_shown(value: float) -> str:
     return shown(value) if isinstance(value, int) or math.isfinite(value) else repr(value)
 
 
-_WORDS = {
+WORDS = {
     "null": "null",
     "boolean": "true or false",
     "integer": "a whole number",

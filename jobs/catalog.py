@@ -16,6 +16,7 @@ from typing import Any
 
 from jobs.expression import MAX_CHARACTERS
 from jobs.operations import OPERATIONS
+from jobs.supplement import MAX_SIZE
 
 SECTIONS = ("losses", "optimizers", "lr_schedulers", "layers", "operations", "initializers", "metrics")
 
@@ -75,13 +76,13 @@ class Argument:
     of_call: bool = False
     refused: str | None = None
 
-    def json_schema(self) -> dict[str, Any]:
-        """JSON Schema of the value."""
-        schemas = [self._of(form) for form in self.forms]
+    def json_schema(self, largest: int | None = None) -> dict[str, Any]:
+        """JSON Schema of the value. No whole number is beyond `largest`, where no bound says otherwise."""
+        schemas = [self._of(form, largest) for form in self.forms]
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         return schema if self.required or self.inferred else {**schema, "default": self.default}
 
-    def _of(self, form: str) -> dict[str, Any]:
+    def _of(self, form: str, largest: int | None) -> dict[str, Any]:
         if form in _SPECIAL:
             return _SPECIAL[form]
         if form in {"layer", "layers"}:
@@ -91,6 +92,8 @@ class Argument:
             schema["enum"] = list(self.choices)
         if schema["type"] in {"integer", "number"}:
             schema |= self._bounds()
+        if schema["type"] == "integer" and largest is not None:
+            schema = {"minimum": -largest, "maximum": largest} | schema
         if form not in LISTS:
             return schema
         members = {"anyOf": [schema, {"type": "null"}]} if self.null_members else schema
@@ -141,10 +144,12 @@ class Entry:
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of `{"type": name, ...}`: the arguments that a spec may give."""
+        largest = MAX_SIZE if self.section == "layers" else None
+        arguments = {name: argument.json_schema(largest) for name, argument in self.usable().items()}
         return {
             "type": "object",
             "description": self.summary,
-            "properties": {"type": {"const": self.name}, **{n: a.json_schema() for n, a in self.usable().items()}},
+            "properties": {"type": {"const": self.name}, **arguments},
             "required": ["type", *self.missing({})],
             "additionalProperties": False,
         }

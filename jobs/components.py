@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints, create_model
 
 from jobs.catalog import Entry, catalog
 
@@ -13,6 +14,14 @@ JSON: TypeAlias = Any
 
 class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class OneOrMore:
+    """The schema of a list that may be written as its only member; `parse` makes a list of it."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        several = handler(core_schema)
+        return {"anyOf": [several["items"], several]}
 
 
 class Component(BaseModel):
@@ -29,21 +38,48 @@ class Component(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        entries = cls.entries()
-        own = handler(core_schema)
-        extra = {k: v for k, v in own.get("properties", {}).items() if k != "type"}
-        needed = [name for name in own.get("required", ()) if name != "type"]
-        long = [e.json_schema() for e in entries]
-        for schema in long:
-            schema["properties"] |= extra
-            schema["required"] += needed
+        return cls.any_schema()
+
+    @classmethod
+    def any_schema(cls) -> dict[str, Any]:
+        """JSON Schema of any of `entries`, and of a bare name where a class needs nothing more."""
+        entries, needed = cls.entries(), any(f.is_required() for n, f in cls.model_fields.items() if n != "type")
         short = [] if needed else [e.name for e in entries if not e.missing({})]
-        return {"anyOf": [{"type": "string", "enum": short}, *long] if short else long}
+        return {"anyOf": [*([{"type": "string", "enum": short}] if short else []), *(cls.schema_of(e) for e in entries)]}
+
+    @classmethod
+    def schema_of(cls, entry: Entry) -> dict[str, Any]:
+        """JSON Schema of one class in its long form: torch's arguments and postgrad's own members."""
+        schema, own = entry.json_schema(), cls.own_schemas(entry)
+        schema["properties"] |= own
+        schema["required"] += [name for name in own if cls.model_fields[name].is_required()]
+        return schema
+
+    @classmethod
+    def own_schemas(cls, entry: Entry) -> dict[str, Any]:  # noqa: ARG003  some kinds look at it
+        """JSON Schemas of postgrad's own members that this class takes."""
+        return field_schemas(cls, frozenset(cls.model_fields) - {"type"})
 
     @classmethod
     def entries(cls) -> list[Entry]:
         """What `type` may name."""
         return [e for e in catalog().section(cls.section).values() if e.refused is None]
+
+
+def field_schemas(kind: type[BaseModel], names: frozenset[str]) -> dict[str, Any]:
+    """JSON Schemas of some fields of a model."""
+    if not names:
+        return {}
+    fields: dict[str, Any] = {n: (field.annotation, field) for n, field in kind.model_fields.items() if n in names}
+    found: dict[str, Any] = create_model("Fields", **fields).model_json_schema()["properties"]
+    return {name: {key: value for key, value in schema.items() if key != "title"} for name, schema in found.items()}
+
+
+def _inputs_schema(names: Sequence[str]) -> dict[str, Any]:
+    """JSON Schema of `inputs` that feed these arguments."""
+    named = {"type": "string", "minLength": 1, "maxLength": 200}
+    fed = {"type": "object", "properties": dict.fromkeys(names, named), "additionalProperties": False}
+    return {"anyOf": [fed, {"type": "null"}], "default": None}
 
 
 Named = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -58,6 +94,10 @@ class LossComponent(Component):
 
     section = "losses"
     inputs: Inputs | None = None
+
+    @classmethod
+    def own_schemas(cls, entry: Entry) -> dict[str, Any]:
+        return {"inputs": _inputs_schema(entry.forward)}
 
 
 class LayerComponent(Component):
@@ -80,6 +120,10 @@ class MetricComponent(Component):
     section = "metrics"
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
     inputs: Inputs | None = None
+
+    @classmethod
+    def own_schemas(cls, entry: Entry) -> dict[str, Any]:
+        return super().own_schemas(entry) | {"inputs": _inputs_schema(("preds", "target"))}
 
     @property
     def series(self) -> str:

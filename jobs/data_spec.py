@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.components import Strict
+from jobs.components import OneOrMore, Strict
 from jobs.transforms import FieldName, Transforms
 
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 SPLIT_TOLERANCE = 1e-9
 MAX_FIELDS = 64
-
-
-class OneOrMore:
-    """The schema of a list that may be written as its only member; `parse` makes a list of it."""
-
-    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        several = handler(core_schema)
-        return {"anyOf": [several["items"], several]}
 
 
 class BuiltinDataset(Strict):

@@ -9,14 +9,14 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from jobs.arguments import SpecProblem, check_component, check_layers
 from jobs.catalog import MAX_LAYERS, Entry, catalog
-from jobs.components import JSON, Component, LayerComponent, Strict, long_component, own_members
+from jobs.components import JSON, Component, LayerComponent, OneOrMore, Strict, long_component, own_members
 from jobs.graph_spec import MAX_NAMES, NAME, REFERENCE, check_graph
 
 MAX_INITIALIZERS = 100
 NESTED = ("encoder_layer", "decoder_layer", "norm")  # arguments that are a layer themselves
 
 Pattern: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Patterns: TypeAlias = Annotated[list[Pattern], Field(min_length=1, max_length=MAX_INITIALIZERS)]
+Patterns: TypeAlias = Annotated[list[Pattern], Field(min_length=1, max_length=MAX_INITIALIZERS), OneOrMore()]
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
 FileId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^file_[0-9a-f]{24}$")]
 Reference: TypeAlias = Annotated[str, StringConstraints(pattern=REFERENCE, max_length=80)]
@@ -63,6 +63,12 @@ class NodeComponent(Component):
 
     section = "layers"
     inputs: Annotated[list[Reference], Field(min_length=1, max_length=MAX_NAMES)]
+
+    @classmethod
+    def own_schemas(cls, entry: Entry) -> dict[str, Any]:
+        least, most = entry.inputs
+        inputs = super().own_schemas(entry)["inputs"]
+        return {"inputs": {**inputs, "minItems": least, "maxItems": most}}
 
     @classmethod
     def entries(cls) -> list[Entry]:

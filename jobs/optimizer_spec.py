@@ -8,13 +8,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from jobs.arguments import SpecProblem, check_arguments, check_component
-from jobs.catalog import catalog
-from jobs.components import JSON, Component, long_component, own_members
+from jobs.catalog import Entry, catalog
+from jobs.components import JSON, Component, OneOrMore, field_schemas, long_component, own_members
 
 MAX_GROUPS = 64
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Patterns = Annotated[list[Pattern], Field(min_length=1, max_length=256)]
+Patterns = Annotated[list[Pattern], Field(min_length=1, max_length=256), OneOrMore()]
 TAKES_REST = {"Muon": "matrices", "SparseAdam": "parameters with sparse gradients"}
+NEVER_REST = frozenset({"LBFGS", *TAKES_REST})
+WITHOUT_GROUPS = frozenset({"LBFGS"})
 
 
 class ParamGroup(BaseModel):
@@ -40,6 +42,10 @@ class RestOptimizer(Component):
     section = "optimizers"
     params: Patterns | None = None
 
+    @classmethod
+    def entries(cls) -> list[Entry]:
+        return [e for e in super().entries() if e.name not in NEVER_REST]
+
 
 class OptimizerComponent(Component):
     """`param_groups` give some parameters arguments of their own or freeze them; the others share the optimizer's arguments.
@@ -50,6 +56,23 @@ class OptimizerComponent(Component):
     section = "optimizers"
     param_groups: Annotated[list[ParamGroup], Field(min_length=1, max_length=MAX_GROUPS)] | None = None
     rest: RestOptimizer | None = None
+
+    @classmethod
+    def own_schemas(cls, entry: Entry) -> dict[str, Any]:
+        groups = {"type": "array", "items": _group_schema(entry), "minItems": 1, "maxItems": MAX_GROUPS}
+        rest = {"anyOf": [RestOptimizer.any_schema(), {"type": "null"}], "default": None}
+        own = {} if entry.name in WITHOUT_GROUPS else {"param_groups": {"anyOf": [groups, {"type": "null"}], "default": None}}
+        return own | ({"rest": rest} if entry.name in TAKES_REST else {})
+
+
+def _group_schema(entry: Entry) -> dict[str, Any]:
+    """JSON Schema of a parameter group: with arguments of the optimizer, without their defaults, or frozen."""
+    params = field_schemas(ParamGroup, frozenset({"params"}))["params"]
+    arguments = {n: {k: v for k, v in a.json_schema().items() if k != "default"} for n, a in entry.usable().items()}
+    trained = {"params": params, "frozen": {"const": False}, **arguments}
+    frozen = {"params": params, "frozen": {"const": True}}
+    alike = {"type": "object", "required": ["params"], "additionalProperties": False}
+    return {"anyOf": [{**alike, "properties": trained}, {**alike, "properties": frozen}]}
 
 
 def long_optimizer(value: Any) -> Any:
@@ -93,6 +116,6 @@ def _check_rest(first: str, rest: Any) -> Iterator[SpecProblem]:
         yield SpecProblem("/optimizer/rest", "not_supported", detail)
         return
     yield from check_component("optimizers", rest, "/optimizer/rest", own_members(RestOptimizer))
-    if isinstance(rest, Mapping) and rest.get("type") in {"LBFGS", *TAKES_REST}:
+    if isinstance(rest, Mapping) and rest.get("type") in NEVER_REST:
         detail = f"{rest['type']} cannot take what {first} leaves; use AdamW, SGD or another optimizer of any parameter"
         yield SpecProblem("/optimizer/rest/type", "not_supported", detail)

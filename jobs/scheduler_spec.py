@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import StringConstraints
 
 from jobs.arguments import SpecProblem, check_component
+from jobs.catalog import Entry
 from jobs.components import Component, long_component, own_members
 
 MAX_NESTING = 4
@@ -24,6 +25,11 @@ class SchedulerComponent(Component):
     section = "lr_schedulers"
     interval: Literal["epoch", "iteration"] = "epoch"
     monitor: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+
+    @classmethod
+    def own_schemas(cls, entry: Entry) -> dict[str, Any]:
+        own = super().own_schemas(entry)
+        return own if entry.name == "ReduceLROnPlateau" else {"interval": own["interval"]}
 
     def schedulers(self) -> list[SchedulerComponent]:
         """What SequentialLR and ChainedScheduler are made of."""

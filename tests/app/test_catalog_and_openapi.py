@@ -32,6 +32,18 @@ def test_adam_is_as_torch_has_it(client: httpx.Client) -> None:
     assert triplet["forward"] == ["anchor", "positive", "negative"]
 
 
+def test_an_example_is_accepted_with_the_file_that_comes_with_it(client: httpx.Client) -> None:
+    for section, name in (("losses", "CTCLoss"), ("lr_schedulers", "SequentialLR"), ("datasets", "digits")):
+        [entry] = [e for e in client.get(f"/v1/catalog/{section}").json()["data"] if e["name"] == name]
+        for file in entry["example_files"]:
+            sent = client.post("/v1/files", files={"file": (file["name"], file["content"])})
+            assert sent.json()["id"] == file["id"]
+        answer = client.post("/v1/jobs", json=entry["example_spec"])
+        assert answer.status_code == 201, answer.text
+        assert json.dumps(entry["example"]) in json.dumps(entry["example_spec"])
+    assert len(entry["example_files"]) == 0
+
+
 def test_layers_and_operations_say_what_they_take_and_give(client: httpx.Client) -> None:
     found = {e["name"]: e for s in ("layers", "operations") for e in client.get(f"/v1/catalog/{s}").json()["data"]}
     assert (found["LSTM"]["inputs"], found["LSTM"]["outputs"]) == ([1, 3], ["hidden", "cell"])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.catalog import catalog
+from jobs.examples import arguments, shape_for
 from tests.trainer.graphs import agree, batch, completed, described, graph, losses, numbers, tokens
 from workers.trainer.fields import DataDescription, Field
 from workers.trainer.model import BuildProblem, build
@@ -143,65 +144,18 @@ def test_states_and_masks() -> None:
 # ---- every layer
 
 LAYERS = {name: entry for name, entry in catalog().section("layers").items() if entry.refused is None}
-# Of one row, for a layer whose name does not say how many dimensions it wants.
-SHAPES: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("RNN", "LSTM", "GRU", "MultiheadAttention"), (5, 4)),
-    **dict.fromkeys((name for name in LAYERS if name.startswith("Transformer")), (5, 4)),
-    **dict.fromkeys(("ChannelShuffle", "PixelShuffle", "PixelUnshuffle", "Unfold", "Softmax2d"), (4, 8, 8)),
-    **dict.fromkeys(("Upsample", "UpsamplingBilinear2d", "UpsamplingNearest2d", "GroupNorm", "LocalResponseNorm"), (4, 8, 8)),
-    "BatchNorm1d": (4,),
-    "Fold": (16, 4),
-}
-ENCODER_LAYER = {"type": "TransformerEncoderLayer", "nhead": 2, "dim_feedforward": 8}
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    **{name: {"num_parameters": 1} for name in ("PReLU",)},
-    **{f"Conv{d}d": {"out_channels": 4, "kernel_size": 3} for d in (1, 2, 3)},
-    **{f"ConvTranspose{d}d": {"out_channels": 4, "kernel_size": 3} for d in (1, 2, 3)},
-    **{f"{kind}Pool{d}d": {"kernel_size": 2} for kind in ("Max", "Avg") for d in (1, 2, 3)},
-    **{f"LPPool{d}d": {"kernel_size": 2, "norm_type": 2} for d in (1, 2, 3)},
-    **{f"Adaptive{kind}Pool{d}d": {"output_size": 2} for kind in ("Max", "Avg") for d in (1, 2, 3)},
-    **{f"FractionalMaxPool{d}d": {"kernel_size": 2, "output_size": 3} for d in (2, 3)},
-    **{f"MaxUnpool{d}d": {"kernel_size": 2} for d in (1, 2, 3)},
-    **{f"{kind}Pad{d}d": {"padding": 1} for kind in ("Circular", "Reflection", "Replication", "Zero") for d in (1, 2, 3)},
-    **{f"ConstantPad{d}d": {"padding": 1, "value": 0.5} for d in (1, 2, 3)},
-    **{kind: {"hidden_size": 4} for kind in ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")},
-    **{kind: {"embedding_dim": 4} for kind in ("Embedding", "EmbeddingBag")},
-    **{kind: {"scale_factor": 2} for kind in ("Upsample", "UpsamplingBilinear2d", "UpsamplingNearest2d")},
-    "Bilinear": {"out_features": 4},
-    "ChannelShuffle": {"groups": 2},
-    "Fold": {"output_size": 4, "kernel_size": 2, "stride": 2},
-    "GroupNorm": {"num_groups": 2},
-    "Linear": {"out_features": 4},
-    "LocalResponseNorm": {"size": 2},
-    "LogSoftmax": {"dim": 1},
-    "MultiheadAttention": {"num_heads": 2},
-    "PixelShuffle": {"upscale_factor": 2},
-    "PixelUnshuffle": {"downscale_factor": 2},
-    "Sequential": {"layers": [{"type": "Linear", "out_features": 4}, "ReLU"]},
-    "Softmax": {"dim": 1},
-    "Softmin": {"dim": 1},
-    "Threshold": {"threshold": 0.1, "value": 0.0},
-    "Transformer": {"nhead": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dim_feedforward": 8},
-    "TransformerDecoder": {"decoder_layer": {**ENCODER_LAYER, "type": "TransformerDecoderLayer"}, "num_layers": 2},
-    "TransformerDecoderLayer": {"nhead": 2, "dim_feedforward": 8},
-    "TransformerEncoder": {"encoder_layer": ENCODER_LAYER, "num_layers": 2},
-    "TransformerEncoderLayer": {"nhead": 2, "dim_feedforward": 8},
-    "Unflatten": {"dim": 1, "unflattened_size": [2, 2]},
-    "Unfold": {"kernel_size": 2},
-}
 
 
 def surroundings(name: str) -> tuple[DataDescription, dict[str, dict[str, Any]], list[str]]:
     """Data that fits a layer, the nodes before it, and the inputs it takes."""
     if name in ("Embedding", "EmbeddingBag"):
         return described(x=tokens(5, 7)), {}, ["x"]
-    dimensions = int(name[-2]) if name[-1] == "d" and name[-2] in "123" else 0
-    data = described(x=numbers(*SHAPES.get(name, (4, *[8] * dimensions))))
+    data = described(x=numbers(*shape_for(name)))
     before: dict[str, dict[str, Any]] = {
         "weight": {"type": "Linear", "out_features": data.inputs["x"].shape[-1], "inputs": ["x"]}
     }
     if name.startswith("MaxUnpool"):
-        before["pool"] = {"type": f"MaxPool{dimensions}d", "kernel_size": 2, "inputs": ["weight"]}
+        before["pool"] = {"type": name.replace("Unp", "P"), "kernel_size": 2, "inputs": ["weight"]}
         return data, before, ["pool", "pool.indices"]
     return data, before, ["weight", "x"][: LAYERS[name].inputs[0]]
 
@@ -209,7 +163,7 @@ def surroundings(name: str) -> tuple[DataDescription, dict[str, dict[str, Any]],
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_builds_and_trains_a_step(name: str) -> None:
     data, before, inputs = surroundings(name)
-    node = {"type": name, **ARGUMENTS.get(name, {}), "inputs": inputs}
+    node = {"type": name, **arguments(LAYERS[name]), "inputs": inputs}
     found = completed(graph(["x"], ["node"], **before, node=node), data)
     torch.manual_seed(0)
     built = build(found)

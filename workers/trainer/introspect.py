@@ -10,6 +10,7 @@ import collections.abc
 import inspect
 import json
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -87,9 +88,11 @@ def refusal(section: str, name: str, cls: Any) -> str | None:
 
 def summary(cls: Any) -> str:
     """The first sentence of torch's own docstring, without markup."""
-    first = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
-    first = re.sub(r":\w+:`~?([^`]*)`", r"\1", first).replace("`", "").replace(r"\_", "_")
-    return " ".join(first.split()).split(". ")[0].rstrip(".:")[:200]
+    paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+    first = next(p for p in [*paragraphs, ""] if not p.startswith("__init__("))  # the recurrent layers begin with a signature
+    first = re.sub(r"(?::\w+:)?`~?([^`]*)`_?", r"\1", first).replace("`", "").replace(r"\_", "_").replace(r"\leq", "<=")
+    first = re.sub(r"\\(?:text\{(\w+)\}|(\w+))", r"\1\2", first)  # LaTeX
+    return textwrap.shorten(" ".join(first.split()).split(". ")[0].rstrip(".:"), 200, placeholder=" ...")
 
 
 def parameters(cls: Any) -> list[inspect.Parameter]:

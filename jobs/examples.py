@@ -6,7 +6,6 @@ stands between two others, in the shape that its name tells. What is kept by han
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -14,9 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.catalog import DATASETS, Entry, catalog
-from jobs.registry import file_id
-
-Body = dict[str, Any]
+from jobs.example_data import (
+    CLASSES,
+    LABELS,
+    NUMBERS,
+    SHARES,
+    SIGNS,
+    SPEECH,
+    TABLE,
+    TABLE_ID,
+    THREE_CLASSES,
+    TOKENS,
+    TWO_CLASSES,
+    Body,
+    builtin,
+)
 
 
 @dataclass(frozen=True)
@@ -27,46 +38,6 @@ class Example:
     component: Body
     spec: Body
     files: Mapping[str, tuple[str, bytes]]
-
-
-# ---- data
-
-
-def _table(rows: int = 40) -> bytes:
-    """Numbers x, tokens t from 0 to 6, labels a, b and c, a sign, classes y from 0 to 2, spoken labels l from 1 to 3, shares s
-    of a whole."""
-    header = "x0,x1,x2,x3,t0,t1,t2,t3,t4,a,b,c,sign,y0,y1,y2,l0,l1,l2,s0,s1"
-    lines = [header]
-    for i in range(rows):
-        numbers = [f"{((i * 7 + j * 3) % 11 - 5) / 5:g}" for j in range(4)]
-        tokens = [(i * 3 + j * 5 + i // 7) % 7 for j in range(5)]
-        labels = [i >> j & 1 for j in range(3)]
-        classes = [(i + j + i // 3) % 3 for j in range(3)]
-        spoken = [(i + j * j) % 3 + 1 for j in range(3)]
-        share = (i % 9 + 1) / 10
-        cells = [*numbers, *tokens, *labels, 1 if i % 2 else -1, *classes, *spoken, f"{share:g}", f"{1 - share:g}"]
-        lines.append(",".join(map(str, cells)))
-    return ("\n".join(lines) + "\n").encode()
-
-
-TABLE = _table()
-TABLE_ID = file_id(hashlib.sha256(TABLE).hexdigest())
-
-
-def _builtin(name: str) -> Body:
-    return {"type": "builtin", "name": name, "normalize": "standard"}
-
-
-def _columns(*target: str, **more: Any) -> Body:
-    features = {"features": ["x0", "x1", "x2", "x3"]} if "inputs" not in more else {}
-    return {"type": "file", "id": TABLE_ID, **features, **({"target": list(target)} if target else {}), **more}
-
-
-CLASSES, TWO_CLASSES, NUMBERS = _builtin("iris"), _builtin("breast_cancer"), _builtin("diabetes")
-LABELS, SIGNS, SHARES = _columns("a", "b", "c"), _columns("sign"), _columns("s0", "s1")
-TOKENS = _columns("y0", inputs={"x": {"columns": ["t0", "t1", "t2", "t3", "t4"], "dtype": "int64"}})
-THREE_CLASSES = _columns(targets={"y": {"columns": ["y0", "y1", "y2"], "classes": 3}})
-SPEECH = _columns(targets={"y": {"columns": ["l0", "l1", "l2"], "dtype": "int64"}})
 
 
 # ---- models
@@ -140,6 +111,7 @@ VALUES: dict[str, Any] = {
 }
 # What else a class wants.
 MORE: dict[str, Body] = {
+    "LBFGS": {"line_search_fn": "strong_wolfe"},  # without one its steps may run away
     "Muon": {"rest": {"type": "AdamW", "lr": 0.01}},
     **{name: {"dim": 1} for name in ("Softmax", "LogSoftmax", "Softmin")},
     **{name: {"scale_factor": 2} for name in ("Upsample", "UpsamplingBilinear2d", "UpsamplingNearest2d")},
@@ -194,7 +166,7 @@ def _scheduler(_entry: Entry, component: Body) -> Body:
 
 # ---- layers, operations, initialisers
 
-# Of one row, for a layer whose name does not end in its number of dimensions.
+# Shapes of one row: by the dimensions that end a layer's name, else by the name.
 BY_DIMENSIONS = {1: (4, 8), 2: (4, 8, 8), 3: (4, 4, 4, 4)}
 SEQUENCE, IMAGE = (5, 4), BY_DIMENSIONS[2]
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -249,7 +221,7 @@ def _operation(entry: Entry, component: Body) -> Body:
     return _job(model=_with_head(nodes, {"type": "Flatten"}, output))
 
 
-# What a node takes, where that is not as many of these as the class needs.
+# A node takes as many of these as its class needs, but for some.
 SIDES = ["left", "right"]
 INPUTS: dict[str, list[str]] = {
     **dict.fromkeys(("add", "sub", "mul", "div"), SIDES),
@@ -326,7 +298,7 @@ TASK_JOBS: dict[str, tuple[int, str]] = {
 def example(section: str, name: str) -> Example | None:
     """A job that uses the class (or data set), or None where a spec may not use it. Raises KeyError for an unknown name."""
     if section == "datasets":
-        return _example(_builtin(name), _of_dataset(name))
+        return _example(builtin(name), _of_dataset(name))
     entry = catalog().section(section)[name]
     if entry.refused is not None:
         return None
@@ -349,4 +321,4 @@ def _of_dataset(name: str) -> Body:
     row = DATASETS[name]
     size, loss = TASK_JOBS[row["task"]]
     model = _sequential("Flatten", _linear(8), "Tanh", _linear(row["classes"] if row["task"] == "multiclass" else size))
-    return _job(_builtin(name), model, {"type": loss})
+    return _job(builtin(name), model, {"type": loss})

@@ -307,4 +307,19 @@ REFUSED_FAMILIES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
 }
+# Metrics of torchmetrics' other modules, whole: what each compares is not what a job has.
+OTHER_METRICS: dict[str, str] = {
+    "aggregation": "it keeps figures and compares nothing; a curve has the smallest, largest and last of a series",
+    "audio": "metrics of sound are not supported yet",
+    "clustering": "metrics of clusterings are not supported yet; no loss of torch.nn makes one",
+    "detection": "metrics of detected objects are not supported yet",
+    "image": "metrics of pairs of images are not supported yet",
+    "multimodal": "metrics across kinds of data are not supported yet",
+    "nominal": "metrics of association between columns are not supported yet",
+    "retrieval": "metrics of ranked queries are not supported yet",
+    "segmentation": "metrics of masks are not supported yet",
+    "shape": "metrics of sets of points are not supported yet",
+    "text": "metrics of decoded text are not supported yet",
+    "wrappers": "it changes another metric in Python; name that metric itself",
+}
 TASK_WRAPPER = "it only chooses between other classes; name one of them, such as {names}"

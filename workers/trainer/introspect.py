@@ -7,6 +7,7 @@ stored file with a fresh one.
 from __future__ import annotations
 
 import collections.abc
+import importlib
 import inspect
 import json
 import re
@@ -27,6 +28,7 @@ PATH = Path(__file__).resolve().parents[2] / "jobs" / "catalog.json"
 PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", torch.Tensor: "tensor", type(None): "null"}
 HIDDEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 METRICS = (torchmetrics.classification, torchmetrics.regression)
+OTHERS = [importlib.import_module(f"torchmetrics.{name}") for name in supplement.OTHER_METRICS]
 
 
 def classes() -> dict[str, dict[str, Any]]:
@@ -41,7 +43,7 @@ def classes() -> dict[str, dict[str, Any]]:
         "lr_schedulers": {n: c for n, c in schedulers.items() if n != "LRScheduler"},
         "layers": {n: c for n, c in modules.items() if n not in losses},
         "initializers": dict(_initializers()),
-        "metrics": {n: c for module in METRICS for n, c in _public(module, torchmetrics.Metric)},
+        "metrics": {n: c for module in (*METRICS, *OTHERS) for n, c in _public(module, torchmetrics.Metric) if n != "Metric"},
     }
 
 
@@ -60,7 +62,8 @@ def _initializers() -> Iterator[tuple[str, Any]]:
 
 def entry(section: str, name: str, cls: Any) -> dict[str, Any]:
     """What the catalog holds of one class."""
-    arguments = [argument(section, name, p) for p in parameters(cls)]
+    other = section == "metrics" and domain(cls) in supplement.OTHER_METRICS
+    arguments = [argument(section, name, p) for p in parameters(cls)] if not other else []
     row: dict[str, Any] = {"summary": summary(cls), "arguments": [*arguments, *supplement.MORE_ARGUMENTS.get(name, ())]}
     if section == "layers" and name in supplement.INPUTS:
         row["inputs"] = list(supplement.INPUTS[name])
@@ -77,6 +80,8 @@ def refusal(section: str, name: str, cls: Any) -> str | None:
     """Why a spec may not use the class, or None."""
     if (reason := supplement.REFUSED[section].get(name)) is not None:
         return reason
+    if section == "metrics" and (reason := supplement.OTHER_METRICS.get(domain(cls))) is not None:
+        return reason
     for pattern, reason in supplement.REFUSED_FAMILIES[section]:
         if re.fullmatch(pattern, name):
             return reason
@@ -84,6 +89,11 @@ def refusal(section: str, name: str, cls: Any) -> str | None:
         tasks = (f"{task}{name}" for task in ("Binary", "Multiclass", "Multilabel"))
         return supplement.TASK_WRAPPER.format(names=" or ".join(t for t in tasks if hasattr(torchmetrics.classification, t)))
     return None
+
+
+def domain(cls: Any) -> str:
+    """The module of torchmetrics that a metric is from, such as "classification"."""
+    return str(cls.__module__).split(".")[1]
 
 
 def summary(cls: Any) -> str:

@@ -8,8 +8,11 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA_DIR ?= data
 
+# One process a core; the tests of a file share its servers.
+ON_EVERY_CORE := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all check bench catalog table clean
+.PHONY: help setup serve test test-long check bench catalog table clean
 
 help: ## list the tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,10 +32,10 @@ serve: setup ## run the API, one worker and SQLite on http://$(HOST):$(PORT)
 	$(BIN)/postgrad serve --host $(HOST) --port $(PORT) --data-dir $(DATA_DIR)
 
 test: setup ## the default test suite (under 5 minutes on two cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ON_EVERY_CORE)
 
-test-all: setup ## the default suite and the longer tests
-	$(BIN)/python -m pytest -m ''
+test-long: setup ## the longer tests: a browser, every class of torch, real trainings (under 20 minutes)
+	$(BIN)/python -m pytest $(ON_EVERY_CORE) -m 'browser or slow'
 
 check: setup ## lint, types, import rules
 	$(BIN)/ruff check .

@@ -9,9 +9,9 @@ import torch
 
 from jobs.spec import FileDataset, SpecProblem
 from workers.trainer.arrays import Arrays
+from workers.trainer.field_sources import ArraySource, Beside, LabelSource, Lengths, OneHot, Sequences, Source
 from workers.trainer.fields import LENGTHS, Field, Planned, beyond_float32, whole
 from workers.trainer.objective import TargetForm
-from workers.trainer.sources import ArraySource, Beside, LabelSource, Lengths, OneHot, Sequences, Source
 
 MAX_CLASSES = 1000
 MAX_INPUT_WIDTH = 65536

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from jobs.spec import FileDataset, JobSpec, SpecProblem
 from workers.trainer.arrays import Arrays, Rows
+from workers.trainer.field_sources import Source
 from workers.trainer.fields import INPUT, LENGTHS, Batch, DataDescription, Field, InvalidData, Layout
 from workers.trainer.layout import plan
 from workers.trainer.numbers import Numbers, blocks_of
 from workers.trainer.parts import FilePart, Part, Parts, size
-from workers.trainer.sources import Source
 from workers.trainer.split import part_sizes, split_rows, stratified_sizes
 from workers.trainer.transforms import pipeline
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jobs.spec import SpecProblem
 from workers.trainer.arrays import Arrays
-from workers.trainer.sources import AsNumber, Source
+from workers.trainer.field_sources import AsNumber, Source
 
 Batch = dict[str, Tensor]  # some rows of every field, by the field's name
 

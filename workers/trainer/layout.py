@@ -10,9 +10,9 @@ import torch
 from jobs.spec import FileDataset, JobSpec, SpecProblem
 from workers.trainer.arrays import Arrays
 from workers.trainer.columns import MAX_CLASSES, Columns, given_classes
+from workers.trainer.field_sources import ArraySource, LabelSource, Pictures, Source, Windows
 from workers.trainer.fields import INPUT, Field, InvalidData, Layout, Planned, beyond_float32, whole
 from workers.trainer.objective import TARGET, TargetForm, target_form
-from workers.trainer.sources import ArraySource, LabelSource, Pictures, Source, Windows
 
 BYTES = 256
 OPTIONS = {"images": ("size",), "text": ("level", "window", "stride")}

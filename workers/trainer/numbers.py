@@ -15,8 +15,8 @@ from torch import Tensor
 
 from jobs.spec import SpecProblem
 from workers.trainer.arrays import Rows
+from workers.trainer.field_sources import Source
 from workers.trainer.fields import InvalidData, Planned
-from workers.trainer.sources import Source
 
 BLOCK_NUMBERS = 2**22
 

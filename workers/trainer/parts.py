@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.trainer.field_sources import Source
 from workers.trainer.fields import Batch
-from workers.trainer.sources import Source
 from workers.trainer.transforms import Pipeline
 
 

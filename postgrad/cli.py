@@ -234,7 +234,10 @@ def pull(
 @app.command()
 def upload(
     path: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="CSV, Parquet, NPZ, a ZIP of images, or plain text.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="CSV, Parquet, NPZ, a ZIP of images, plain text; a .pt2 or .py model."
+        ),
     ],
     format: Annotated[
         str, typer.Option(help="auto tells by the content; csv, text and python say which of them it is.")
@@ -242,7 +245,7 @@ def upload(
     url: Url = LOCAL,
     key: Key = None,
 ) -> None:
-    """Upload a data file and print its id."""
+    """Upload a data file or a model and print its id."""
     with talking(url, key) as client:
         print(client.upload(path, format)["id"])
 

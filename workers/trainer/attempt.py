@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
+from jobs.spec import InvalidSpec, JobSpec, parse
 from workers.protocol import Assignment, Channel, Checkpointed, Ended, Started
 from workers.trainer import checkpoint
 from workers.trainer.artifacts import Artifacts
@@ -215,9 +215,6 @@ class Attempt:
             max_grad_norm=spec.max_grad_norm,
             accumulate=spec.accumulate_grad_batches,
         )
-        if steps.feed.batches == 0:
-            detail = f"drop_last leaves no batch of {spec.batch_size}: the training part has {len(parts.train)} rows"
-            raise InvalidSpec([SpecProblem("/batch_size", "out_of_range", detail)])
         return steps, effective
 
     def _start(self) -> Started:

@@ -122,7 +122,7 @@ class Entry:
     """One torch class (or function). `refused` is the sentence why a spec may not use it.
 
     `inputs` is how many inputs a layer or operation takes, least and most; `outputs` what it gives beside its output;
-    `forward` names what a loss's forward takes.
+    `forward` names what a loss's forward takes, and of a layer that takes masks its inputs and then the masks.
     """
 
     section: str
@@ -133,6 +133,11 @@ class Entry:
     forward: tuple[str, ...] = ()
     inputs: tuple[int, int] = (1, 1)
     outputs: tuple[str, ...] = ()
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """What a layer may be called with beside its inputs, by name."""
+        return self.forward[self.inputs[1] :] if self.section == "layers" else ()
 
     def usable(self) -> dict[str, Argument]:
         """The arguments that a spec may give."""

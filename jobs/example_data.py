@@ -44,4 +44,5 @@ CLASSES, TWO_CLASSES, NUMBERS = builtin("iris"), builtin("breast_cancer"), built
 LABELS, SIGNS, SHARES = _columns("a", "b", "c"), _columns("sign"), _columns("s0", "s1")
 TOKENS = _columns("y0", inputs={"x": {"columns": ["t0", "t1", "t2", "t3", "t4"], "dtype": "int64"}})
 THREE_CLASSES = _columns(targets={"y": {"columns": ["y0", "y1", "y2"], "classes": 3}})
+SENTENCES = _columns("y0", inputs={"x": {"columns": ["x0", "x1", "x2", "x3"]}, "long": {"columns": ["l0"], "dtype": "int64"}})
 SPEECH = _columns(targets={"y": {"columns": ["l0", "l1", "l2"], "dtype": "int64"}})

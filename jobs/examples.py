@@ -17,6 +17,7 @@ from jobs.example_data import (
     CLASSES,
     LABELS,
     NUMBERS,
+    SENTENCES,
     SHARES,
     SIGNS,
     SPEECH,
@@ -119,6 +120,7 @@ MORE: dict[str, Body] = {
     **{name: {"dim_feedforward": 8} for name in ("TransformerEncoderLayer", "TransformerDecoderLayer")},
     "Transformer": {"nhead": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dim_feedforward": 8},
     "Fold": {"output_size": 4, "stride": 2},
+    "Parameter": {"shape": [1, 3, 4]},
 }
 
 
@@ -208,17 +210,38 @@ def _with_head(nodes: dict[str, Body], flat: Body, output: str = "node") -> Body
 
 def _operation(entry: Entry, component: Body) -> Body:
     sides = {"left": (3, 4), "right": (4, 3) if entry.name == "matmul" else (3, 4)}
-    used = {"left", *component["inputs"]}
+    used = {"left", *component.get("inputs", [])}
     nodes = {s: _sequential(*_in_shape(shape)) | {"inputs": ["x"]} for s, shape in sides.items() if s in used}
     output = "node.1" if entry.outputs else "node"
     if entry.name == "squeeze":
         nodes["column"] = {"type": "slice", "end": 1, "inputs": ["left"]}
+    if "token" in used:
+        nodes["token"] = {"type": "Parameter", "shape": [1, 1, 4]}
+    if entry.name in MASKING:
+        return _masking(entry, component, nodes)
     nodes["node"] = component
+    if entry.name == "Parameter":
+        nodes["sum"] = {"type": "add", "inputs": ["left", "node"]}
+        output = "sum"
     if entry.name == "positions":
         nodes["places"] = {"type": "Embedding", "embedding_dim": 4, "inputs": ["node"]}
         nodes["sum"] = {"type": "add", "inputs": ["left", "places"]}
         output = "sum"
     return _job(model=_with_head(nodes, {"type": "Flatten"}, output))
+
+
+MASKING = frozenset({"padding_mask", "masked_fill"})
+
+
+def _masking(entry: Entry, component: Body, nodes: dict[str, Body]) -> Body:
+    """Sequences of different lengths, whose padding is left out."""
+    mask: Body = {"type": "padding_mask", "inputs": ["left", "long"]}
+    if entry.name == "padding_mask":
+        nodes |= {"node": component, "mean": {"type": "mean", "dim": 1, "inputs": ["left", "node"]}}
+    else:
+        nodes |= {"mask": mask, "hidden": {"type": "unsqueeze", "dim": -1, "inputs": ["mask"]}, "node": component}
+    model = _with_head(nodes, {"type": "Flatten"}, "mean" if entry.name == "padding_mask" else "node")
+    return _job(SENTENCES, {**model, "inputs": ["x", "long"]})
 
 
 # A node takes as many of these as its class needs, but for some.
@@ -227,6 +250,9 @@ INPUTS: dict[str, list[str]] = {
     **dict.fromkeys(("add", "sub", "mul", "div"), SIDES),
     "squeeze": ["column"],
     "shared": ["x"],
+    "padding_mask": ["left", "long"],
+    "masked_fill": ["left", "hidden"],
+    **{name: ["token", "left"] for name in ("expand", "expand_as")},
     **{f"MaxUnpool{d}d": ["pool", "pool.indices"] for d in (1, 2, 3)},
 }
 
@@ -307,7 +333,7 @@ def example(section: str, name: str) -> Example | None:
         component["params"] = ["2.weight"]
     if name == "ContinuousRankedProbabilityScore":
         component["inputs"] = {"preds": "guesses"}
-    if section == "operations" or entry.inputs[0] > 1:
+    if (section == "operations" and entry.inputs[1]) or entry.inputs[0] > 1:
         component["inputs"] = INPUTS.get(name, SIDES[: entry.inputs[0]])
     return _example(component, JOBS[section](entry, component))
 

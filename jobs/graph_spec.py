@@ -8,11 +8,13 @@ from typing import Any
 
 from jobs.arguments import SpecProblem, check_component, did_you_mean, escape, shown
 from jobs.catalog import MAX_LAYERS, Entry, catalog
+from jobs.supplement import MASKS
 
 MAX_NAMES = 16  # inputs or outputs of a graph or of a node
 NAME = r"^[a-z_][a-z0-9_]*$"
 REFERENCE = r"^[a-z_][a-z0-9_]*(\.[a-z0-9]+)?$"
 SHARED = "shared"
+PARAMETER = "Parameter"
 
 
 def check_graph(model: Mapping[str, Any]) -> Iterator[SpecProblem]:
@@ -40,6 +42,22 @@ def _twice(names: list[str], pointer: str, what: str) -> Iterator[SpecProblem]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield SpecProblem(f"{pointer}/{index}", "duplicate", f"{what} {shown(name)} stands twice")
+
+
+def _check_named(name: str, entry: Entry, given: list[Any], pointer: str) -> Iterator[SpecProblem]:
+    """Inputs by the names of torch's forward: known ones, those that there must be, and none left out in between."""
+    if not entry.forward:
+        yield SpecProblem(pointer, "wrong_type", f"node {name} ({entry.name}) takes a list of inputs, without names")
+        return
+    for unknown in [member for member in given if member not in entry.forward]:
+        hint = did_you_mean(str(unknown), entry.forward) or f"; it takes {', '.join(entry.forward)}"
+        yield SpecProblem(
+            f"{pointer}/{escape(unknown)}", "unknown_field", f"{entry.name} has no input {shown(str(unknown))}{hint}"
+        )
+    inputs = entry.forward[: entry.inputs[1]]
+    last = max((inputs.index(member) for member in given if member in inputs), default=0)
+    for missing in [member for member in inputs[: max(last + 1, entry.inputs[0])] if member not in given]:
+        yield SpecProblem(f"{pointer}/{missing}", "missing", f"{entry.name} needs {missing}")
 
 
 class _Graph:
@@ -77,10 +95,12 @@ class _Graph:
             yield SpecProblem(f"{pointer}/type", "unknown_type", f"there is no layer or operation {shown(kind)}{hint}")
             return
         yield from check_component(section, node, pointer, frozenset({"inputs"}))
+        if isinstance(node, Mapping):
+            yield from self._check_masks_of_lengths(node, pointer)
         if kind == SHARED:
             yield from self._check_shared(node.get("module"), f"{pointer}/module", before)
-        if isinstance(node, Mapping) and isinstance(node.get("inputs"), list):
-            yield from self._check_inputs(name, node["inputs"], f"{pointer}/inputs", before)
+        if isinstance(node, Mapping):
+            yield from self._check_inputs(name, node.get("inputs"), f"{pointer}/inputs", before)
 
     def _check_shared(self, module: object, pointer: str, before: list[str]) -> Iterator[SpecProblem]:
         if not isinstance(module, str):
@@ -93,15 +113,32 @@ class _Graph:
                 pointer, "unknown_node", f"{shown(module)} has no module of its own to share; name a layer's node"
             )
 
-    def _check_inputs(self, name: str, inputs: list[Any], pointer: str, before: list[str]) -> Iterator[SpecProblem]:
-        for index, reference in enumerate(inputs[:MAX_NAMES]):
-            if isinstance(reference, str):
-                yield from self.check_reference(reference, f"{pointer}/{index}", before)
+    @staticmethod
+    def _check_masks_of_lengths(node: Mapping[str, Any], pointer: str) -> Iterator[SpecProblem]:
+        masks = MASKS.get(node["type"], ()) if isinstance(node.get("type"), str) else ()
+        for mask in (mask for mask in masks if node.get(mask) is not None):
+            detail = f'a node names its mask in inputs, such as {{"{mask}": <a node of type padding_mask>}}'
+            yield SpecProblem(f"{pointer}/{mask}", "not_supported", detail)
+
+    def _check_inputs(self, name: str, inputs: Any, pointer: str, before: list[str]) -> Iterator[SpecProblem]:
         entry = self.entry(name)
-        if entry is not None and not entry.inputs[0] <= len(inputs) <= entry.inputs[1]:
+        if inputs is None:
+            if entry is None or entry.inputs[0]:
+                yield SpecProblem(pointer, "missing", "inputs is required")
+            return
+        members = dict(list(inputs.items())[:MAX_NAMES]) if isinstance(inputs, Mapping) else {}
+        members |= dict(enumerate(inputs[:MAX_NAMES])) if isinstance(inputs, list) else {}
+        for member, reference in members.items():
+            if isinstance(reference, str):
+                yield from self.check_reference(reference, f"{pointer}/{escape(member)}", before)
+        if entry is not None and isinstance(inputs, Mapping):
+            yield from _check_named(name, entry, list(members), pointer)
+        elif entry is not None and isinstance(inputs, list) and not entry.inputs[0] <= len(inputs) <= entry.inputs[1]:
             least, most = entry.inputs
             wanted = str(least) if least == most else f"{least} to {most}"
-            yield SpecProblem(pointer, "out_of_range", f"node {name} ({entry.name}) takes {wanted} inputs, not {len(inputs)}")
+            hint = f"; a mask goes by its name, {{{', '.join(entry.forward)}}}" if entry.masks else ""
+            detail = f"node {name} ({entry.name}) takes {wanted} inputs, not {len(inputs)}{hint}"
+            yield SpecProblem(pointer, "out_of_range", detail)
 
     def check_reference(self, reference: str, pointer: str, known: list[str]) -> Iterator[SpecProblem]:
         """`name` or `name.extra`, of the names that are known where it stands."""
@@ -129,7 +166,9 @@ class _Graph:
         for name in reversed(self.nodes):
             node = self.nodes[name]
             if name in used and isinstance(node, Mapping):
-                used |= {r.partition(".")[0] for r in _names(node.get("inputs"))}
+                inputs = node.get("inputs")
+                taken = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+                used |= {r.partition(".")[0] for r in _names(taken)}
                 used |= {node["module"]} if isinstance(node.get("module"), str) else set()
         for name in self.nodes:
             if outputs and name not in used and re.fullmatch(NAME, str(name)):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Discriminator, Field, StringConstraints, Tag
 
 from jobs.arguments import SpecProblem, check_component, check_layers
 from jobs.catalog import MAX_LAYERS, Entry, catalog
 from jobs.components import JSON, Component, LayerComponent, OneOrMore, Strict, long_component, own_members
 from jobs.graph_spec import MAX_NAMES, NAME, REFERENCE, check_graph
+from jobs.pointers import LISTED, NAMED
 
 MAX_INITIALIZERS = 100
 NESTED = ("encoder_layer", "decoder_layer", "norm")  # arguments that are a layer themselves
@@ -20,6 +21,17 @@ Patterns: TypeAlias = Annotated[list[Pattern], Field(min_length=1, max_length=MA
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
 FileId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^file_[0-9a-f]{24}$")]
 Reference: TypeAlias = Annotated[str, StringConstraints(pattern=REFERENCE, max_length=80)]
+
+
+def _form(inputs: Any) -> str:
+    return NAMED if isinstance(inputs, dict) else LISTED
+
+
+NodeInputs: TypeAlias = Annotated[
+    Annotated[list[Reference], Field(max_length=MAX_NAMES), Tag(LISTED)]
+    | Annotated[dict[str, Reference], Field(max_length=MAX_NAMES), Tag(NAMED)],
+    Discriminator(_form),
+]
 
 
 class Initializer(Component):
@@ -58,17 +70,32 @@ class SequentialModel(_Model):
 class NodeComponent(Component):
     """A layer of torch.nn or an operation between tensors, and the inputs or earlier nodes that it takes.
 
-    `encoder` is a node's output; `lstm.hidden`, `pool.indices` or `pieces.0` is what else a node gives.
+    `encoder` is a node's output; `lstm.hidden`, `pool.indices` or `pieces.0` is what else a node gives. A layer that takes
+    masks may have its `inputs` by the names of torch's forward: {"src": "words", "src_key_padding_mask": "mask"}.
     """
 
     section = "layers"
-    inputs: Annotated[list[Reference], Field(min_length=1, max_length=MAX_NAMES)]
+    inputs: NodeInputs = []
+
+    @classmethod
+    def schema_of(cls, entry: Entry) -> dict[str, Any]:
+        schema = super().schema_of(entry)
+        schema["required"] += ["inputs"] if entry.inputs[0] else []
+        return schema
+
+    @classmethod
+    def any_schema(cls) -> dict[str, Any]:
+        return {"anyOf": [cls.schema_of(entry) for entry in cls.entries()]}
 
     @classmethod
     def own_schemas(cls, entry: Entry) -> dict[str, Any]:
         least, most = entry.inputs
-        inputs = super().own_schemas(entry)["inputs"]
-        return {"inputs": {**inputs, "minItems": least, "maxItems": most}}
+        name = {"type": "string", "pattern": REFERENCE, "maxLength": 80}
+        listed = {"type": "array", "items": name, "minItems": least, "maxItems": most}
+        if not entry.forward:
+            return {"inputs": listed} if most else {}
+        named = {"type": "object", "properties": dict.fromkeys(entry.forward, name), "additionalProperties": False}
+        return {"inputs": {"anyOf": [listed, {**named, "required": list(entry.forward[:least])}]}}
 
     @classmethod
     def entries(cls) -> list[Entry]:

@@ -65,7 +65,12 @@ OPERATIONS: dict[str, Row] = {
     "transpose": _row("Two dimensions swapped", (1, 1), _dim("dim0", required=True), _dim("dim1", required=True)),
     "squeeze": _row("Without the dimension `dim`, which has size 1", (1, 1), _dim(required=True)),
     "unsqueeze": _row("With a new dimension of size 1 at `dim`", (1, 1), _dim(required=True)),
-    "mean": _row("The mean over the dimensions `dim`", (1, 1), _DIMS, _KEEPDIM),
+    "mean": _row(
+        "The mean over the dimensions `dim`; with a padding mask (n, T) as second input over the real positions of dimension 1",
+        (1, 2),
+        _DIMS,
+        _KEEPDIM,
+    ),
     "sum": _row("The sum over the dimensions `dim`", (1, 1), _DIMS, _KEEPDIM),
     "amax": _row("The largest number over the dimensions `dim`; equal ones share the gradient", (1, 1), _DIMS, _KEEPDIM),
     "amin": _row("The smallest number over the dimensions `dim`; equal ones share the gradient", (1, 1), _DIMS, _KEEPDIM),
@@ -103,6 +108,30 @@ OPERATIONS: dict[str, Row] = {
         "0, 1, ... to the size of the dimension `dim`, as int64 of shape (1, size): the same for every row",
         (1, 1),
         _dim(default=1),
+    ),
+    "padding_mask": _row(
+        "True where a sequence is padding: the first input (n, T, ...) has the T positions, the second says how many "
+        "of them are real in each row; `prefix` positions before those, such as a class token, are real too",
+        (2, 2),
+        _argument("prefix", "integer", default=0, minimum=0, maximum=LONGEST),
+    ),
+    "masked_fill": _row(
+        "The first input with `value` where the second, a mask of as many dimensions, is True",
+        (2, 2),
+        _argument("value", "number", required=True),
+    ),
+    "expand": _row(
+        "The first input, which is the same for every row, once for each row of the second; `shape` of one row may stretch its "
+        "other sizes of 1, and -1 leaves a size as it is",
+        (2, 2),
+        _argument("shape", "integers", "null", minimum=-1, maximum=LONGEST, default=None),
+    ),
+    "expand_as": _row("The first input in the shape of the second, its sizes of 1 stretched", (2, 2)),
+    "Parameter": _row(
+        "Numbers that are learned, the same for every row (torch.nn.Parameter): zeros, unless `initializers` fill them; shape "
+        "begins with 1, the place of the batch",
+        (0, 0),
+        _argument("shape", "integers", minimum=1, maximum=65_536, required=True),
     ),
     "shared": _row(
         "An earlier node's module called once more, with the same weights",

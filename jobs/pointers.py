@@ -19,6 +19,7 @@ TAGS: Mapping[str, tuple[str, ...]] = {
     "model": ("Sequential", "Graph", "exported", "python"),
     "transform": NAMES,
 }
+LISTED, NAMED = "listed", "named"  # forms of a node's inputs
 # pydantic's words for what went wrong, in ours. Anything else is a value of the right type out of its range.
 CODES = {
     "missing": "missing",
@@ -105,14 +106,16 @@ def _is_huge(value: object) -> bool:
 
 
 def _without_tags(loc: tuple[int | str, ...]) -> list[int | str]:
-    """`loc` without what is in no body: the union's tag after "dataset" or "model" or a transform's index, and the mark of a
-    dictionary's key.
+    """`loc` without what is in no body: the union's tag after "dataset" or "model", a transform's index or a node's inputs, and
+    the mark of a dictionary's key.
     """
     steps = [step for step in loc if step != "[key]"]
     if len(steps) > 1 and steps[1] in TAGS.get(str(steps[0]), ()):
         del steps[1]
     if len(steps) > 3 and steps[:2] == ["dataset", "transforms"]:
         del steps[3]
+    if len(steps) > 4 and steps[:2] == ["model", "nodes"] and steps[3] == "inputs" and steps[4] in (LISTED, NAMED):
+        del steps[4]
     return steps
 
 

@@ -31,8 +31,7 @@ REFUSED_ARGUMENTS = {
     "distance_function": "it is a Python function, which a spec cannot carry; TripletMarginLoss has the p-norm",
     "options": "it only chunks the same computation",
     "include_last_offset": "rows of one length need no offsets",
-    "enable_nested_tensor": "it is about padding masks, and changes no result without one",
-    "mask_check": "it is about padding masks, and changes no result without one",
+    "mask_check": "torch's own look at a padding mask stays on",
     "custom_encoder": "make encoder and decoder nodes of a Graph",
     "custom_decoder": "make encoder and decoder nodes of a Graph",
     "generator": "random numbers are drawn from the seed",
@@ -46,19 +45,32 @@ SIGNATURES = {"RNN": "RNNBase", "LSTM": "RNNBase", "GRU": "RNNBase"}
 NOT_THEIRS = frozenset({"RNN.mode", "LSTM.mode", "GRU.mode", "RNN.proj_size", "GRU.proj_size"})
 
 _OUTPUT: dict[str, Any] = {"name": "output", "forms": ["string"], "default": "all", "choices": ["all", "last"], "of_call": True}
+_POOLED: dict[str, Any] = {**_OUTPUT, "choices": ["all", "mean"]}
 _MASK: dict[str, Any] = {"name": "mask", "forms": ["null", "string"], "default": None, "choices": ["causal"], "of_call": True}
+
+# Padding masks by torch's names, which the `inputs` of a Graph's node may name. In a Sequential, whose layers have no `inputs`,
+# a layer of one input says "lengths" under that name.
+MASKS: dict[str, tuple[str, ...]] = {
+    "MultiheadAttention": ("key_padding_mask",),
+    **dict.fromkeys(("TransformerEncoder", "TransformerEncoderLayer"), ("src_key_padding_mask",)),
+    **dict.fromkeys(("TransformerDecoder", "TransformerDecoderLayer"), ("tgt_key_padding_mask", "memory_key_padding_mask")),
+    "Transformer": ("src_key_padding_mask", "tgt_key_padding_mask", "memory_key_padding_mask"),
+}
+
+
+def _of_lengths(mask: str) -> dict[str, Any]:
+    return {**_MASK, "name": mask, "choices": ["lengths"]}
+
 
 # Arguments beside those of the signature. One that is `of_call` goes to no constructor: it says how the layer is called.
 MORE_ARGUMENTS: dict[str, tuple[dict[str, Any], ...]] = {
     "RNN": ({"name": "nonlinearity", "forms": ["string"], "default": "tanh", "choices": ["tanh", "relu"]}, _OUTPUT),
     **dict.fromkeys(("LSTM", "GRU"), (_OUTPUT,)),
+    **dict.fromkeys(("Transformer", "TransformerDecoder", "TransformerDecoderLayer"), (_MASK,)),
     **dict.fromkeys(
-        (
-            "MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoder",
-            "TransformerDecoderLayer",
-        ),
-        (_MASK,),
+        ("TransformerEncoder", "TransformerEncoderLayer"), (_MASK, _of_lengths("src_key_padding_mask"), _POOLED)
     ),
+    "MultiheadAttention": (_MASK, _of_lengths("key_padding_mask")),
     "Sequential": ({"name": "layers", "forms": ["layers"], "required": True},),
 }  # fmt: skip
 

@@ -212,9 +212,11 @@ OPERATIONS: dict[str, tuple[dict[str, Any], Any]] = {
     "slice": ({"inputs": ["a"], "dim": 2, "start": 1, "end": 4, "step": 2}, lambda a, _: a[:, :, 1:4:2]),
     "split": ({"inputs": ["a"], "dim": 2, "split_size": [1, 3]}, lambda a, _: a[:, :, 1:]),
     "chunk": ({"inputs": ["a"], "dim": 2, "chunks": 2}, lambda a, _: a[:, :, 2:]),
+    "expand": ({"inputs": ["a_column", "b"], "shape": [-1, 4]}, lambda a, _: a[:, :, :1].expand(-1, -1, 4)),
+    "expand_as": ({"inputs": ["a_column", "b"]}, lambda a, b: a[:, :, :1].expand_as(b)),
 }
 PIECE = {"split": "node.1", "chunk": "node.1"}
-IN_WHOLE_MODELS = {"positions", "shared"}
+IN_WHOLE_MODELS = {"positions", "shared", "padding_mask", "masked_fill", "Parameter"}  # here and in test_masks.py
 
 
 def test_the_table_of_operations_is_whole() -> None:

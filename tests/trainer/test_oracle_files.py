@@ -78,9 +78,11 @@ def same(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.item())
+        model.eval()
         with torch.no_grad():
             batches = [val[start : start + BATCH] for start in range(0, len(val), BATCH)]
             total = sum(float(loss_of(model, {n: v[b] for n, v in fields.items()})) * len(b) for b in batches)
+        model.train()
         validation.append(total / len(val))
     assert losses[-1] != losses[0]
     assert service.values("train/loss") == losses

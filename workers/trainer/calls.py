@@ -6,20 +6,28 @@ A call is given the module and the node's inputs, and gives its output, or a tup
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from workers.trainer.masks import masked_mean, padding_mask
 
 Call = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
-def call_of(kind: str, arguments: Mapping[str, Any]) -> Call:
-    """How a layer of this class is called; `arguments` holds those that no constructor takes (`output`, `mask`)."""
+def call_of(kind: str, arguments: Mapping[str, Any], masks: Sequence[str] = ()) -> Call:
+    """How a layer of this class is called; `arguments` holds those that no constructor takes (`output`, `mask`).
+
+    `masks` are the names of the last of its inputs.
+    """
     if kind in ("RNN", "LSTM", "GRU"):
         return functools.partial(recurrent, last=arguments.get("output") == "last")
     if kind in MASKED:
-        return functools.partial(MASKED[kind], causal=arguments.get("mask") == "causal")
+        call = functools.partial(MASKED[kind], causal=arguments.get("mask") == "causal")
+        mean = arguments.get("output") == "mean"
+        return functools.partial(_with_masks, call, tuple(masks), mean) if masks or mean else call
     return OTHERS.get(kind, plain)
 
 
@@ -73,26 +81,37 @@ def causal_mask(x: Tensor) -> Tensor:
     return nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
 
 
-def _attention(module: nn.MultiheadAttention, *inputs: Tensor, causal: bool) -> Tensor:
+def _with_masks(call: Callable[..., Any], names: tuple[str, ...], mean: bool, module: nn.Module, *given: Tensor) -> Any:
+    """The call with the last tensors under their names, lengths made into masks; of its output the `mean` over time steps."""
+    inputs, last = given[: len(given) - len(names)], given[len(given) - len(names) :]
+    masks = {n: m if m.dtype == torch.bool else padding_mask(inputs[0], m) for n, m in zip(names, last, strict=True)}
+    # On the meta device eval mode's way through nested tensors has no kernels; its sizes are the same without a mask.
+    output = call(module, *inputs, **({} if inputs[0].is_meta and not module.training else masks))
+    if not mean:
+        return output
+    return masked_mean(output, next(iter(masks.values()))) if masks else output.mean(1)
+
+
+def _attention(module: nn.MultiheadAttention, *inputs: Tensor, causal: bool, **padding: Tensor) -> Tensor:
     query = inputs[0]
     key = inputs[1] if len(inputs) > 1 else query
     mask = causal_mask(query) if causal else None
-    output: Tensor = module(query, key, inputs[-1], need_weights=False, attn_mask=mask, is_causal=causal)[0]
+    output: Tensor = module(query, key, inputs[-1], need_weights=False, attn_mask=mask, is_causal=causal, **padding)[0]
     return output
 
 
-def _encoder_layer(module: nn.Module, x: Tensor, *, causal: bool) -> Any:
-    return module(x, src_mask=causal_mask(x), is_causal=True) if causal else module(x)
+def _encoder_layer(module: nn.Module, x: Tensor, *, causal: bool, **padding: Tensor) -> Any:
+    return module(x, src_mask=causal_mask(x), is_causal=True, **padding) if causal else module(x, **padding)
 
 
-def _encoder(module: nn.Module, x: Tensor, *, causal: bool) -> Any:
-    return module(x, mask=causal_mask(x), is_causal=True) if causal else module(x)
+def _encoder(module: nn.Module, x: Tensor, *, causal: bool, **padding: Tensor) -> Any:
+    return module(x, mask=causal_mask(x), is_causal=True, **padding) if causal else module(x, **padding)
 
 
-def _decoder(module: nn.Module, first: Tensor, second: Tensor, *, causal: bool, target: int) -> Any:
+def _decoder(module: nn.Module, first: Tensor, second: Tensor, *, causal: bool, target: int, **padding: Tensor) -> Any:
     if not causal:
-        return module(first, second)
-    return module(first, second, tgt_mask=causal_mask((first, second)[target]), tgt_is_causal=True)
+        return module(first, second, **padding)
+    return module(first, second, tgt_mask=causal_mask((first, second)[target]), tgt_is_causal=True, **padding)
 
 
 MASKED: dict[str, Callable[..., Any]] = {

@@ -70,7 +70,7 @@ def _model(spec: JobSpec, completed: CompletedModel) -> dict[str, Any]:
         found["layers"] = _layers(completed.layers, long["layers"])
     else:
         nodes = _layers(completed.layers, long["nodes"].values())
-        taken = [{"inputs": _leaf(list(layer.inputs), "given")} for layer in completed.layers]
+        taken = [{"inputs": _leaf(node["inputs"], "given")} if "inputs" in node else {} for node in long["nodes"].values()]
         found["inputs"] = _leaf(model.inputs, "given")
         found["nodes"] = {layer.name: node | more for layer, node, more in zip(completed.layers, nodes, taken, strict=True)}
         found["outputs"] = _leaf(model.outputs, "given")

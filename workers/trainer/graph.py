@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from workers.trainer.calls import Call, plain
 
+Owned = Mapping[str, nn.Module | nn.Parameter]
+
 
 @dataclass(frozen=True)
 class Step:
-    """One call. `name` is its output's name, `module` the name of the module it calls, None for an operation.
+    """One call. `name` is its output's name, `module` the name of the module (or parameter) that it is given, None for an
+    operation.
 
     `outputs` are the names of what the call gives, where that is a tuple; `over` those that no later step needs.
     """
@@ -29,12 +32,13 @@ class Step:
 class Graph(nn.Module):
     """Runs its steps in order. The state_dict's keys are `<name of the module>.<parameter>`."""
 
-    def __init__(
-        self, inputs: Sequence[str], modules: dict[str, nn.Module], steps: Sequence[Step], outputs: Sequence[str]
-    ) -> None:
+    def __init__(self, inputs: Sequence[str], owned: Owned, steps: Sequence[Step], outputs: Sequence[str]) -> None:
         super().__init__()
-        for name, module in modules.items():
-            self.add_module(name, module)
+        for name, module in owned.items():
+            if isinstance(module, nn.Parameter):
+                self.register_parameter(name, module)
+            else:
+                self.add_module(name, module)
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._steps = tuple(_freed(steps, self._outputs))
         self._is_chain = _is_chain(self._inputs, self._steps, self._outputs)
@@ -51,13 +55,20 @@ class Graph(nn.Module):
             taken = [values[name] for name in step.inputs]
             for name in step.over:
                 values.pop(name, None)
-            given = step.call(*taken) if step.module is None else step.call(self._modules[step.module], *taken)
+            given = step.call(*taken) if step.module is None else step.call(self._owned(step.module), *taken)
             if isinstance(given, tuple):
                 values.update(zip(step.outputs, given, strict=False))
             else:
                 values[step.name] = given
         found = tuple(values[name] for name in self._outputs)
         return found if len(found) > 1 else found[0]
+
+    def _owned(self, name: str) -> nn.Module | nn.Parameter | None:
+        return self._modules[name] if name in self._modules else self._parameters[name]
+
+    def owned(self) -> Owned:
+        """What it was given: its modules, and the parameters that are nodes of their own."""
+        return {**dict(self.named_children()), **dict(self.named_parameters(recurse=False))}
 
 
 def _is_chain(inputs: tuple[str, ...], steps: Sequence[Step], outputs: tuple[str, ...]) -> bool:

@@ -69,11 +69,18 @@ def entry(section: str, name: str, cls: Any) -> dict[str, Any]:
         row["inputs"] = list(supplement.INPUTS[name])
     if section == "layers" and name in supplement.OUTPUTS:
         row["outputs"] = list(supplement.OUTPUTS[name])
+    if section == "layers" and name in supplement.MASKS:
+        most = supplement.INPUTS.get(name, (1, 1))[1]
+        row["forward"] = [*_forward(cls)[:most], *supplement.MASKS[name]]
     if section == "losses":
-        row["forward"] = [n for n in inspect.signature(cls.forward).parameters if n != "self"]
+        row["forward"] = _forward(cls)
     if (reason := refusal(section, name, cls)) is not None:
         row["refused"] = reason
     return row
+
+
+def _forward(cls: Any) -> list[str]:
+    return [name for name in inspect.signature(cls.forward).parameters if name != "self"]
 
 
 def refusal(section: str, name: str, cls: Any) -> str | None:

@@ -80,13 +80,14 @@ def fill(place: Place) -> Filled:
 
 def _check_types(place: Place) -> None:
     kind = place.component.type
-    if kind in OF_TOKENS and place.values[0].is_float:
-        raise place.misfit("float numbers, but it wants whole-number tokens (int64)")
+    if kind in OF_TOKENS and (place.values[0].is_float or place.values[0].is_mask):
+        what = "a mask" if place.values[0].is_mask else "float numbers"
+        raise place.misfit(f"{what}, but it wants whole-number tokens (int64)")
     if kind.startswith("MaxUnpool") and not place.values[1].indices:
         raise place.misfit("but its second input is the indices of a pooling node, <node>.indices", "/inputs/1")
     floats = place.values[1:] if kind in OF_TOKENS else place.values[:1] if kind.startswith("MaxUnpool") else place.values
     if kind not in ANY_TYPE and not all(value.is_float for value in floats):
-        raise place.misfit("whole-number tokens; put an Embedding before it")
+        raise place.misfit(place.not_numbers)
 
 
 def _size(rule: Follows, place: Place) -> int:

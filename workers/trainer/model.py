@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from jobs.model_spec import GraphModel, SequentialModel
+from jobs.catalog import catalog
+from jobs.graph_spec import SHARED
+from jobs.model_spec import GraphModel, NodeComponent, SequentialModel
 from jobs.spec import JobSpec, SpecProblem
-from workers.trainer.data import Batch, DataDescription
+from workers.trainer.data import LENGTHS, Batch, DataDescription
 from workers.trainer.graph import RESERVED, Graph
 from workers.trainer.objective import OUTPUT
 from workers.trainer.place import BuildProblem, Node, Shape, Value, placeholder
@@ -98,11 +100,7 @@ def _plan(
     """Names of the inputs, the nodes, and what the outputs are called."""
     known = list(description.inputs)
     if isinstance(model, SequentialModel):
-        if len(known) > 1:
-            detail = f"a Sequential takes one input, but the data has {', '.join(known)}; use a Graph"
-            raise BuildProblem([SpecProblem("/model/type", "shape_mismatch", detail)])
-        nodes = sequential_nodes(model.layers, "/model", known[0])
-        return (known[0],), nodes, (nodes[-1].name,)
+        return _chain(model, known)
     problems = [
         SpecProblem(f"/model/inputs/{i}", "unknown_input", f"the data has no input {name!r}; it has {', '.join(known)}")
         for i, name in enumerate(model.inputs)
@@ -116,10 +114,32 @@ def _plan(
     if problems:
         raise BuildProblem(problems)
     nodes = [
-        Node(name, f"node {name} ({component.type})", f"/model/nodes/{name}", component, tuple(component.inputs))
+        Node(name, f"node {name} ({component.type})", f"/model/nodes/{name}", component, *_taken(component, model))
         for name, component in model.nodes.items()
     ]
     return tuple(model.inputs), nodes, tuple(model.outputs)
+
+
+def _chain(model: SequentialModel, known: list[str]) -> tuple[tuple[str, ...], list[Node], tuple[str, ...]]:
+    """The plan of a Sequential: its one input, and beside it the lengths of that one where a layer makes a mask of them."""
+    lengths = next((name for name in known if name == known[0] + LENGTHS), None)
+    nodes = sequential_nodes(model.layers, "/model", known[0], lengths=lengths)
+    inputs = known[:1] + ([lengths] if lengths and any(node.masks for node in nodes) else [])
+    if set(known) != set(inputs):
+        hint = "; a layer of attention may make its padding mask of the lengths" if lengths else ""
+        detail = f"a Sequential takes one input, but the data has {', '.join(known)}; use a Graph{hint}"
+        raise BuildProblem([SpecProblem("/model/type", "shape_mismatch", detail)])
+    return tuple(inputs), nodes, (nodes[-1].name,)
+
+
+def _taken(component: NodeComponent, model: GraphModel) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a node takes, its masks last, and what those are called."""
+    if isinstance(component.inputs, list):
+        return tuple(component.inputs), ()
+    source = model.nodes[component.arguments()["module"]] if component.type == SHARED else component
+    entry = catalog().section("layers")[source.type]
+    names = [name for name in entry.forward if name in component.inputs]
+    return tuple(component.inputs[name] for name in names), tuple(name for name in names if name in entry.masks)
 
 
 def _pooled(nodes: Sequence[Node]) -> set[str]:
@@ -140,14 +160,19 @@ def _outputs(
         pointer = "/model/layers" if sequential else f"/model/outputs/{index}"
         value = values.get(reference)
         if value is None or value.constant or not value.is_float:
-            why = "is not there" if value is None else "is the same for every row" if value.constant else "holds whole numbers"
-            problems.append(SpecProblem(pointer, "shape_mismatch", f"the output {reference!r} {why}"))
+            problems.append(SpecProblem(pointer, "shape_mismatch", f"the output {reference!r} {_why_not(value)}"))
             continue
         path = tuple(leading(layers[reference.partition(".")[0]], layers))
         found.append(ModelOutput(OUTPUT if sequential else reference, pointer, value.shape[1:], path))
     if problems:
         raise BuildProblem(problems)
     return tuple(found)
+
+
+def _why_not(value: Value | None) -> str:
+    if value is None:
+        return "is not there"
+    return "is the same for every row" if value.constant else "is a mask" if value.is_mask else "holds whole numbers"
 
 
 def batch_rows(spec: JobSpec, description: DataDescription) -> int:
@@ -186,7 +211,7 @@ def build(completed: CompletedModel) -> Model:
     names = [output.name for output in completed.outputs]
     if completed.brought is not None:
         return completed.brought.model(completed.inputs, names)
-    modules = {layer.name: layer.construct() for layer in completed.layers if layer.has_module}
+    owned = {layer.name: layer.construct() for layer in completed.layers if layer.has_module}
     steps = [layer.step() for layer in completed.layers]
-    graph = Graph(completed.inputs, modules, steps, completed.references)
+    graph = Graph(completed.inputs, owned, steps, completed.references)
     return Model(graph, completed.inputs, names)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.trainer.masks import masked_mean, padding_mask
+
 Shape = tuple[int, ...]
 Operation = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -23,9 +25,10 @@ WITH_OTHER = frozenset({"add", "sub", "mul", "div"})
 TAKES_INTEGERS = frozenset(
     {
         "cat", "stack", "reshape", "view", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "select", "slice",
-        "split", "chunk", "positions",
+        "split", "chunk", "positions", "padding_mask", "expand", "expand_as",
     }
 )  # fmt: skip
+FLOATS = {"mean": 1, "masked_fill": 1}  # how many of the inputs are numbers, where that is not all
 NEW_DIMENSION = frozenset({"stack", "unsqueeze"})
 DIMENSIONS = ("dim", "dim0", "dim1", "start_dim", "end_dim")
 
@@ -44,6 +47,10 @@ def check(name: str, arguments: Mapping[str, Any], shapes: Sequence[Shape]) -> N
         _same_dimensions(name, shapes)
     if name == "matmul" and len(shapes[0]) < 3:
         raise Misfit("", "matmul wants at least 3 dimensions, the batch counted: with 2 it would mix the rows of the batch")
+    if name in {"masked_fill", "expand_as"}:
+        _same_dimensions(name, shapes)
+    if name == "expand" and len(arguments.get("shape") or shapes[0][1:]) != len(shapes[0]) - 1:
+        raise Misfit("shape", f"shape has {len(shapes[0]) - 1} members, one for each dimension but the batch")
     if name in WITH_OTHER:
         _one_operand(name, arguments, len(shapes))
     if name == "permute" and list(arguments["dims"])[:1] != [0]:
@@ -148,6 +155,22 @@ def _positions(x: Tensor, *, dim: int = 1) -> Tensor:
     return torch.arange(x.shape[dim], device=x.device)[None]
 
 
+def _mean(x: Tensor, *mask: Tensor, dim: int | list[int] | tuple[int, ...], keepdim: bool = False) -> Tensor:
+    return masked_mean(x, mask[0], keepdim=keepdim) if mask else torch.mean(x, dim, keepdim)
+
+
+def _masked_fill(x: Tensor, mask: Tensor, *, value: float) -> Tensor:
+    return x.masked_fill(mask, value)
+
+
+def _expand(x: Tensor, rows: Tensor, *, shape: Sequence[int] | None = None) -> Tensor:
+    return x.expand(len(rows), *(shape or [-1] * (x.dim() - 1)))
+
+
+def _expand_as(x: Tensor, other: Tensor) -> Tensor:
+    return x.expand_as(other)
+
+
 FUNCTIONS: dict[str, Operation] = {
     "add": _combined(operator.add),
     "sub": _combined(operator.sub),
@@ -165,7 +188,7 @@ FUNCTIONS: dict[str, Operation] = {
     "transpose": torch.transpose,
     "squeeze": _squeeze,
     "unsqueeze": torch.unsqueeze,
-    "mean": torch.mean,
+    "mean": _mean,
     "sum": torch.sum,
     "amax": torch.amax,
     "amin": torch.amin,
@@ -176,4 +199,8 @@ FUNCTIONS: dict[str, Operation] = {
     "split": _split,
     "chunk": _chunk,
     "positions": _positions,
+    "padding_mask": padding_mask,
+    "masked_fill": _masked_fill,
+    "expand": _expand,
+    "expand_as": _expand_as,
 }

@@ -31,6 +31,8 @@ class Value:
     constant: bool = False  # the same for every row, with a first dimension of 1
     integers: int | None = None  # an int64 tensor of 0 to integers - 1
     indices: bool = False  # of the elements that a pooling layer chose
+    least: float | None = None  # the smallest of whole numbers that the data holds, where that is known
+    hides_rows: bool = False  # a mask that may be True all over a row
 
     @property
     def shape(self) -> Shape:
@@ -40,23 +42,30 @@ class Value:
     def is_float(self) -> bool:
         return self.tensors[0].is_floating_point()
 
+    @property
+    def is_mask(self) -> bool:
+        return self.tensors[0].dtype == torch.bool
+
 
 @dataclass(frozen=True)
 class Node:
-    """A layer of a Sequential or a node of a Graph, with the names that it takes."""
+    """A layer of a Sequential or a node of a Graph, with the names that it takes; `masks` says what the last of them are."""
 
     name: str
     title: str  # as its errors call it
     pointer: str
     component: Component
     inputs: tuple[str, ...]
+    masks: tuple[str, ...] = ()
 
 
 class Place:
-    """A node and the values that come in."""
+    """A node and the values that come in: its inputs in their order, and its masks by name."""
 
     def __init__(self, node: Node, values: Sequence[Value]) -> None:
-        self.node, self.values = node, tuple(values)
+        inputs = len(values) - len(node.masks)
+        self.node, self.values, self.taken = node, tuple(values[:inputs]), tuple(values)
+        self.masks = dict(zip(node.masks, values[inputs:], strict=True))
         self.component = node.component
 
     @property
@@ -70,6 +79,13 @@ class Place:
         what = f"input of shape {shapes[0]}" if len(shapes) == 1 else f"inputs of shapes {', '.join(shapes)}"
         return f"{self.node.title} gets {what}"
 
+    @property
+    def not_numbers(self) -> str:
+        """What to say of an input that holds no numbers to compute with."""
+        if any(value.is_mask for value in self.values):
+            return "a mask among them; a mask goes to a layer by its name, to mean or to masked_fill"
+        return "whole-number tokens; put an Embedding before it"
+
     def problem(self, member: str, code: str, detail: str) -> BuildProblem:
         return BuildProblem([SpecProblem(f"{self.node.pointer}{member}", code, detail)])
 
@@ -79,7 +95,8 @@ class Place:
 
 def placeholder(field: Field, rows: Sequence[int]) -> Value:
     """An input of the model: rows of a field on the meta device."""
-    return Value(tuple(torch.empty((n, *field.shape), device="meta", dtype=field.dtype) for n in rows), integers=field.integers)
+    tensors = tuple(torch.empty((n, *field.shape), device="meta", dtype=field.dtype) for n in rows)
+    return Value(tensors, integers=field.integers, least=field.low if field.integers is not None else None)
 
 
 def written(shape: Shape, constant: bool = False) -> str:

@@ -7,17 +7,17 @@ so does this. In eval mode the last batch of a part may be too short for a layer
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jobs.spec import JobSpec, SpecProblem
 from workers.trainer.calls import Call
 from workers.trainer.data import DataDescription
-from workers.trainer.graph import Graph
+from workers.trainer.graph import Graph, Owned
 from workers.trainer.model import CompletedModel, batch_rows
 from workers.trainer.place import first_line, placeholder
 from workers.trainer.walk import INNER_INPUT, CompletedLayer
@@ -85,19 +85,17 @@ class _Trial:
 
     def __init__(self, completed: CompletedModel) -> None:
         self._inputs = completed.inputs
-        modules = dict(completed.module.named_children())
-        self._graph = self._watched(completed.layers, modules, completed.inputs, completed.references)
+        assert isinstance(completed.module, Graph)
+        self._graph = self._watched(completed.layers, completed.module.owned(), completed.inputs, completed.references)
         self._running: list[CompletedLayer] = []
         self._kept: dict[int, list[tuple[CompletedLayer, Tensor, int]]] = {}  # by storage: whose, and how often changed by then
 
-    def _watched(
-        self, layers: Sequence[CompletedLayer], modules: Mapping[str, nn.Module], inputs: Sequence[str], outputs: Sequence[str]
-    ) -> Graph:
-        own = dict(modules)
+    def _watched(self, layers: Sequence[CompletedLayer], owned: Owned, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
+        own = dict(owned)
         for layer in layers:
-            if layer.layers and layer.shared is None:
-                children = dict(modules[layer.name].named_children())
-                own[layer.name] = self._watched(layer.layers, children, [INNER_INPUT], [layer.layers[-1].name])
+            inner = owned.get(layer.name)
+            if layer.layers and layer.shared is None and isinstance(inner, Graph):
+                own[layer.name] = self._watched(layer.layers, inner.owned(), [INNER_INPUT], [layer.layers[-1].name])
         steps = [(layer, layer.step()) for layer in layers]
         watched = [replace(step, call=functools.partial(self._called, layer, step.call)) for layer, step in steps]
         return Graph(inputs, own, watched, outputs)

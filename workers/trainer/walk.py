@@ -4,21 +4,23 @@ shapes, and keeps to the limits."""
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jobs.catalog import catalog
-from jobs.graph_spec import SHARED
+from jobs.graph_spec import PARAMETER, SHARED
 from jobs.spec import Component, SpecProblem
-from workers.trainer import kernels
+from jobs.supplement import MASKS
+from workers.trainer import kernels, masks
 from workers.trainer.calls import call_of, reach
-from workers.trainer.graph import Graph, Step
+from workers.trainer.graph import Graph, Owned, Step
 from workers.trainer.layers import construct, construct_on_meta, fill, read_back
-from workers.trainer.operations import FUNCTIONS, TAKES_INTEGERS, Misfit, check
+from workers.trainer.operations import FLOATS, FUNCTIONS, TAKES_INTEGERS, Misfit, check
 from workers.trainer.place import BuildProblem, Node, Place, Shape, Value, first_line, plain, written
 
 MAX_PARAMETERS = 200_000_000  # 0.8 GB of float32, four times that with Adam's state and the gradients
@@ -41,23 +43,28 @@ class CompletedLayer:
     output_shape: Shape  # of one row, without the batch dimension
     parameters: int
     inputs: tuple[str, ...]
+    masks: tuple[str, ...] = ()  # what the last of its inputs are
     layers: tuple[CompletedLayer, ...] = ()  # of a Sequential
     shared: CompletedLayer | None = None  # whose module it calls, where that is not its own
 
-    def construct(self) -> nn.Module:
-        """The module, by ordinary constructors. Draws its weights from torch's default generator."""
+    def construct(self) -> nn.Module | nn.Parameter:
+        """The module, by ordinary constructors. Draws its weights from torch's default generator; a Parameter draws none."""
+        if self.type == PARAMETER:
+            return nn.Parameter(torch.zeros(self.arguments["shape"]))
         if self.type == "Sequential":
             return sequence(self.layers, {layer.name: layer.construct() for layer in self.layers})
         return construct(self.type, self.arguments)
 
     @property
     def has_module(self) -> bool:
-        """Whether the module is its own."""
+        """Whether it has a module, or is a parameter, of its own."""
         return self.shared is None and self.type not in FUNCTIONS
 
     def step(self) -> Step:
         """How it is run."""
         source = self.shared or self
+        if self.type == PARAMETER:
+            return Step(self.name, _itself, (), (), self.name)
         if source.type in FUNCTIONS:
             arguments = {k: plain(v) for k, v in self.arguments.items()}
             call, module = functools.partial(FUNCTIONS[self.type], **arguments), None
@@ -65,21 +72,37 @@ class CompletedLayer:
             return Step(self.name, call, self.inputs, tuple(f"{self.name}.{e}" for e in extras), module)
         extras = catalog().section("layers")[source.type].outputs
         outputs = (self.name, *(f"{self.name}.{extra}" for extra in extras))
-        return Step(self.name, call_of(source.type, source.arguments), self.inputs, outputs, source.name)
+        return Step(self.name, call_of(source.type, source.arguments, self.masks), self.inputs, outputs, source.name)
 
 
-def sequence(layers: Sequence[CompletedLayer], modules: dict[str, nn.Module]) -> Graph:
+def _itself(parameter: nn.Parameter) -> Tensor:
+    return parameter
+
+
+def sequence(layers: Sequence[CompletedLayer], owned: Owned) -> Graph:
     """A Sequential inside another model."""
-    return Graph([INNER_INPUT], modules, [layer.step() for layer in layers], [layers[-1].name])
+    return Graph([INNER_INPUT], owned, [layer.step() for layer in layers], [layers[-1].name])
 
 
-def sequential_nodes(layers: Sequence[Component], pointer: str, start: str, within: str = "") -> list[Node]:
-    """The layers of a Sequential, each taking what the one before gives, the first of them `start`."""
+def sequential_nodes(
+    layers: Sequence[Component], pointer: str, start: str, within: str = "", lengths: str | None = None
+) -> list[Node]:
+    """The layers of a Sequential, each taking what the one before gives, the first of them `start`; and the input `lengths`
+    where it makes its mask of them. Raises BuildProblem where there are none.
+    """
     inputs = [start, *map(str, range(len(layers) - 1))]
-    return [
-        Node(str(i), f"layer {i} ({layer.type}){within}", f"{pointer}/layers/{i}", layer, (inputs[i],))
-        for i, layer in enumerate(layers)
-    ]
+    found = []
+    for index, layer in enumerate(layers):
+        made = tuple(m for m in MASKS.get(layer.type, ()) if layer.arguments().get(m) is not None)
+        node = Node(str(index), f"layer {index} ({layer.type}){within}", f"{pointer}/layers/{index}", layer, (inputs[index],))
+        if made and lengths is None:
+            detail = (
+                f"{node.title} has no lengths for its mask: they come with sequences, for a Sequential that is the whole "
+                "model; in a Graph a node's inputs name its mask"
+            )
+            raise BuildProblem([SpecProblem(f"{node.pointer}/{made[0]}", "not_supported", detail)])
+        found.append(replace(node, inputs=(*node.inputs, *(str(lengths) for _ in made)), masks=made))
+    return found
 
 
 @dataclass
@@ -92,23 +115,27 @@ class Walk:
 
     def through(
         self, nodes: Sequence[Node], values: dict[str, Value], built: Mapping[str, nn.Module] | None = None
-    ) -> tuple[list[CompletedLayer], dict[str, nn.Module]]:
-        """The nodes completed, and their modules; `values` gains what each gives. `built` are modules that are called again.
+    ) -> tuple[list[CompletedLayer], Owned]:
+        """The nodes completed, and their modules and parameters; `values` gains what each gives. `built` are modules that are
+        called again.
 
         Raises BuildProblem at the first node that cannot take what comes in.
         """
         done: dict[str, CompletedLayer] = {}
         modules: dict[str, nn.Module] = dict(built or {})
+        parameters: dict[str, nn.Parameter] = {}
         for node in nodes:
             place = Place(node, [self._value(values, node, i) for i in range(len(node.inputs))])
             kind = node.component.type
             if kind in FUNCTIONS:
                 done[node.name] = self._operation(place, values)
+            elif kind == PARAMETER:
+                done[node.name] = self._parameter(place, values, parameters)
             elif kind == SHARED:
                 done[node.name] = self._shared(place, values, done, modules)
             else:
                 done[node.name] = self._layer(place, values, modules)
-        return list(done.values()), modules
+        return list(done.values()), {**modules, **parameters}
 
     @staticmethod
     def _value(values: dict[str, Value], node: Node, index: int) -> Value:
@@ -119,12 +146,13 @@ class Walk:
         detail = f"{node.title} takes {name!r}, which is not there; name one of {', '.join(pieces)}"
         raise BuildProblem([SpecProblem(f"{node.pointer}/inputs/{index}", "unknown_node", detail)])
 
-    # ---- the three kinds of node
+    # ---- the four kinds of node
 
     def _operation(self, place: Place, values: dict[str, Value]) -> CompletedLayer:
         name, arguments = place.component.type, place.component.arguments()
-        if name not in TAKES_INTEGERS and not all(value.is_float for value in place.values):
-            raise place.misfit("whole-number tokens; put an Embedding before it")
+        if name not in TAKES_INTEGERS and not all(value.is_float for value in place.values[: FLOATS.get(name)]):
+            raise place.misfit(place.not_numbers)
+        masks.check_operation(name, place, arguments)
         try:
             check(name, arguments, [value.shape for value in place.values])
         except Misfit as misfit:
@@ -132,6 +160,18 @@ class Walk:
             raise place.misfit(str(misfit), member) from misfit
         layer = self._completed(place, arguments, frozenset(), None)
         return self._run(layer, place, None, values)
+
+    def _parameter(self, place: Place, values: dict[str, Value], parameters: dict[str, nn.Parameter]) -> CompletedLayer:
+        """Numbers that are learned: a value that is the same for every row."""
+        shape = place.component.arguments()["shape"]
+        if shape[0] != 1 or len(shape) > MAX_DIMENSIONS:
+            detail = f"{place.node.title}'s shape begins with 1, the place of the batch, and has up to {MAX_DIMENSIONS} members"
+            raise place.problem("/shape", "out_of_range", detail)
+        self._count_numbers(place, math.prod(shape))
+        parameter = parameters[place.node.name] = nn.Parameter(torch.empty(shape, device="meta"))
+        values[place.node.name] = Value((parameter.detach(),), constant=True)
+        layer = self._completed(place, {"shape": shape}, frozenset(), None)
+        return replace(layer, output_shape=tuple(shape[1:]), parameters=parameter.numel())
 
     def _shared(
         self, place: Place, values: dict[str, Value], done: Mapping[str, CompletedLayer], modules: Mapping[str, nn.Module]
@@ -141,9 +181,10 @@ class Walk:
         if target.layers:
             inner = Node(place.node.name, place.node.title, target.pointer, _component(target), place.node.inputs)
             self._inside(Place(inner, place.values), module)
+        masks.check(target.type, place, {})
         layer = CompletedLayer(
             place.node.name, place.node.pointer, SHARED, {}, frozenset(), {"module": target.name}, (), 0, place.node.inputs,
-            target.layers, target,
+            place.node.masks, target.layers, target,
         )  # fmt: skip
         return self._run(layer, place, module, values)
 
@@ -155,6 +196,7 @@ class Walk:
             module: nn.Module = modules.setdefault(name, sequence(layers, inner))
         else:
             arguments, inferred = fill(place)
+            masks.check(place.component.type, place, arguments)
             if name in self.pooled:
                 arguments["return_indices"] = True
             known = modules.get(name)
@@ -166,7 +208,7 @@ class Walk:
             layer = self._completed(place, arguments, inferred, module)
         return self._run(layer, place, module, values)
 
-    def _inside(self, place: Place, built: nn.Module | None) -> tuple[list[CompletedLayer], dict[str, nn.Module]]:
+    def _inside(self, place: Place, built: nn.Module | None) -> tuple[list[CompletedLayer], Owned]:
         """The layers of a Sequential that is itself a layer or node."""
         given = place.component.arguments()["layers"]
         layers = [Component.model_validate(layer) for layer in given]
@@ -175,12 +217,15 @@ class Walk:
         return self.through(nodes, {INNER_INPUT: place.values[0]}, children)
 
     def _count(self, place: Place, module: nn.Module) -> None:
-        self.parameters += sum(p.numel() for p in module.parameters())
-        if self.parameters > MAX_PARAMETERS:
-            raise place.problem("", "out_of_range", f"the model has over {MAX_PARAMETERS:,} parameters with this layer")
+        self._count_numbers(place, sum(p.numel() for p in module.parameters()))
         self.modules += sum(1 for _ in module.modules())
         if self.modules > MAX_MODULES:
             raise place.problem("", "out_of_range", f"the model is made of over {MAX_MODULES:,} modules with this layer")
+
+    def _count_numbers(self, place: Place, numbers: int) -> None:
+        self.parameters += numbers
+        if self.parameters > MAX_PARAMETERS:
+            raise place.problem("", "out_of_range", f"the model has over {MAX_PARAMETERS:,} parameters with this layer")
 
     @staticmethod
     def _completed(
@@ -195,21 +240,20 @@ class Walk:
         if module is not None:
             parameters = sum(p.numel() for p in module.parameters())
         live = read_back(kind, arguments, module)
-        return CompletedLayer(node.name, node.pointer, kind, arguments, inferred, live, (), parameters, node.inputs, layers)
+        return CompletedLayer(
+            node.name, node.pointer, kind, arguments, inferred, live, (), parameters, node.inputs, node.masks, layers
+        )
 
     # ---- running one
 
     def _run(self, layer: CompletedLayer, place: Place, module: nn.Module | None, values: dict[str, Value]) -> CompletedLayer:
         """The layer with its output's shape; `values` gains what it gives."""
         step = layer.step()
-        runs = range(max(len(value.tensors) for value in place.values))
-        given = [self._call(place, layer, step, module, [_at(value, i) for value in place.values], i > 0) for i in runs]
-        constant = all(value.constant for value in place.values) or layer.type == "positions"
-        integers = _integers(layer.type, place)
+        runs = range(max(len(value.tensors) for value in place.taken))
+        given = [self._call(place, layer, step, module, [_at(value, i) for value in place.taken], i > 0) for i in runs]
         for index, name in enumerate(step.outputs[: len(given[0])] or [layer.name]):
             tensors = tuple(run[index] for run in given)
-            indices = name.endswith(".indices")
-            values[name] = Value(tensors, constant, None if indices or tensors[0].is_floating_point() else integers, indices)
+            values[name] = _described(Value(tensors, indices=name.endswith(".indices")), layer, place)
             self._check_output(place, values[name], first=index == 0)
         shape = tuple(given[0][0].shape[1:])
         return CompletedLayer(**{**vars(layer), "output_shape": shape})
@@ -225,7 +269,7 @@ class Walk:
         try:
             with torch.no_grad():
                 output = step.call(*inputs) if module is None else step.call(module, *inputs)
-            if module is not None and reach(kind, module, tuple(inputs)) > MAX_ACTIVATIONS:
+            if module is not None and reach(kind, module, tuple(inputs[: len(place.values)])) > MAX_ACTIVATIONS:
                 raise ValueError(f"inside it a tensor has over {MAX_ACTIVATIONS:,} numbers a batch")
         except Exception as error:
             if short or "more than 1 value per channel" in str(error):
@@ -267,12 +311,23 @@ def _at(value: Value, run: int) -> Tensor:
     return value.tensors[min(run, len(value.tensors) - 1)]
 
 
-def _integers(kind: str, place: Place) -> int | None:
-    """How many different whole numbers come out of an operation that only moves them about."""
-    if kind == "positions":
+def _described(value: Value, layer: CompletedLayer, place: Place) -> Value:
+    """An output with what is known of its numbers."""
+    constant = all(taken.constant for taken in place.taken) or layer.type == "positions"
+    if value.is_mask:
+        return replace(value, constant=constant, hides_rows=masks.hides_rows(layer.type, place, layer.arguments))
+    if value.indices or value.is_float:
+        return replace(value, constant=constant)
+    moved = place.values[:1] if layer.type in {"expand", "expand_as"} else place.values
+    if layer.type == "positions":
         dim = place.component.arguments().get("dim", 1)
-        return place.shape[dim]
-    known = [value.integers for value in place.values]
+        return replace(value, constant=constant, integers=place.shape[dim], least=0)
+    return replace(value, constant=constant, integers=_integers(moved), least=masks.least(moved))
+
+
+def _integers(values: Sequence[Value]) -> int | None:
+    """How many different whole numbers come out of an operation that only moves them about."""
+    known = [value.integers for value in values]
     return None if None in known else max(n for n in known if n is not None)
 
 
@@ -282,7 +337,7 @@ def leading(layer: CompletedLayer, layers: Mapping[str, CompletedLayer]) -> Iter
     while at is not None:
         source = at.shared or at
         yield from _unfolded(source) if source.layers else [source]
-        at = layers.get(at.inputs[0].partition(".")[0]) if len(at.inputs) == 1 else None
+        at = layers.get(at.inputs[0].partition(".")[0]) if len(at.inputs) - len(at.masks) == 1 else None
 
 
 def _unfolded(layer: CompletedLayer) -> Iterator[CompletedLayer]:

@@ -115,6 +115,11 @@ class MetricComponent(Component):
 
     `inputs` says what it sees: {"preds": an output of the model, "target": a field of the data}; left out, what the loss
     compares.
+
+    A metric of several numbers has a series for each: `<name>/<class>` (`average` "none"; the class's place among the sorted
+    labels, counted from 0), `<name>/<label or target column>`, `<name>/<true class>/<predicted class>` of a confusion matrix,
+    and `<name>/tp` and the like of what it names: StatScores `tp`, `fp`, `tn`, `fn`, `support`, a figure at a fixed other one
+    itself and its `threshold`. One metric may give 100 numbers, all of them 256. `monitor` names such a series in full.
     """
 
     section = "metrics"

@@ -101,7 +101,7 @@ VALUES: dict[str, Any] = {
     "lr_lambda": "0.9 ** epoch",
     "schedulers": [{"type": "LinearLR", "total_iters": 2}, {"type": "ExponentialLR", "gamma": 0.5}],
     "cutoffs": [1, 2],
-    "average": "macro",
+    **dict.fromkeys(("min_precision", "min_recall", "min_sensitivity", "min_specificity"), 0.5),
     "p": 2,
     "shape": [6, -1],
     "dims": [0, 2, 1],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Annotated, Any, Literal
@@ -163,14 +164,22 @@ def epoch_series(spec: JobSpec) -> list[str]:
     return [f"{part}/{name}" for part in parts for name in ("loss", *(m.series for m in spec.metrics))]
 
 
+def watched_series(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """The series that rules of the spec name, each with the pointer to where it does."""
+    for member, rule in (("early_stopping", spec.early_stopping), ("lr_scheduler", spec.lr_scheduler)):
+        if rule is not None and rule.monitor is not None:
+            yield f"/{member}/monitor", rule.monitor
+
+
 def _contradictions(spec: JobSpec) -> Iterator[SpecProblem]:
     """Fields that are right alone and wrong together."""
-    for member, rule in (("early_stopping", spec.early_stopping), ("lr_scheduler", spec.lr_scheduler)):
-        watched = rule.monitor if rule is not None else None
-        if watched is not None and watched not in (known := epoch_series(spec)):
+    for pointer, watched in watched_series(spec):
+        known = epoch_series(spec)
+        # What a metric of several numbers calls each of them, the checker knows (workers/trainer/figures.py).
+        if "/".join(watched.split("/")[:2]) not in known or watched.endswith("/") or re.match(r"\w+/loss/", watched):
             hint = did_you_mean(watched, known)
             detail = f"no series {shown(watched)} is taken once an epoch; there are {', '.join(known)}{hint}"
-            yield SpecProblem(f"/{member}/monitor", "unknown_choice", detail)
+            yield SpecProblem(pointer, "unknown_choice", detail)
     if profile_of(spec) == STRICT and spec.device not in ("auto", "cpu"):
         detail = f"a model of the type {spec.model.type} runs in a sandbox that has no GPU: device is cpu, not {spec.device}"
         yield SpecProblem("/device", "not_supported", detail)

@@ -22,8 +22,8 @@ REFUSED_ARGUMENTS = {
     "last_epoch": "resuming is the service's own work",
     "scale_fn": "it is a Python function, which a spec cannot carry",
     "scale_mode": "torch takes it with a scale_fn only, and each mode has its own",
-    "keep_sequence_dim": "it gives several numbers; a series holds one",
-    "t_test": "it gives several numbers; a series holds one",
+    "keep_sequence_dim": "it gives a number for each place in a dimension of the data; a series is one of a class or column",
+    "t_test": "it gives a p-value beside the figure itself",
     "process_group": "the service decides on devices",
     "_weight": "weights are drawn from the seed",
     "_freeze": "weights are drawn from the seed",
@@ -103,9 +103,6 @@ INFERRED = frozenset(
     )
 )  # fmt: skip
 
-# Optional in torchmetrics, but its default gives one number a class where a series holds one number.
-REQUIRED = frozenset({"MulticlassEER.average", "MulticlassLogAUC.average", "MultilabelLogAUC.average"})
-
 # Forms of arguments whose annotation in torch is missing or too loose.
 FORMS: dict[str, tuple[str, ...]] = {
     "MultiStepLR.milestones": ("integers",),
@@ -127,7 +124,6 @@ FORMS: dict[str, tuple[str, ...]] = {
     "decoder_layer": ("layer",),
     "TransformerEncoder.norm": ("layer", "null"),
     "TransformerDecoder.norm": ("layer", "null"),
-    "average": ("string",),
     # One number for all parameter groups, or a list with one for each.
     **dict.fromkeys(("CyclicLR.base_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"), ("number", "numbers")),
     "lr_lambda": ("expression", "expressions"),
@@ -141,7 +137,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("relu", "gelu"),
     "encoder_layer": ("TransformerEncoderLayer",),
     "decoder_layer": ("TransformerDecoderLayer",),
-    "norm": ("LayerNorm", "RMSNorm"),
+    **dict.fromkeys(("TransformerEncoder.norm", "TransformerDecoder.norm"), ("LayerNorm", "RMSNorm")),
     "EmbeddingBag.mode": ("sum", "mean", "max"),
     "RNNCell.nonlinearity": ("tanh", "relu"),
     "reduction": ("mean", "sum"),
@@ -152,15 +148,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "padding": ("same", "valid"),
     "weight": ("balanced",),
     "pos_weight": ("balanced",),
-    # A series holds one number a step, so what gives one per class, row or output is left out.
+    # There is a series for each class or column, but none for each row.
     "multidim_average": ("global",),
-    "average": ("micro", "macro", "weighted"),
-    "MulticlassAUROC.average": ("macro", "weighted"),
-    "MulticlassAveragePrecision.average": ("macro", "weighted"),
-    "MulticlassEER.average": ("micro", "macro"),
-    **dict.fromkeys(("MulticlassLogAUC.average", "MultilabelLogAUC.average"), ("macro",)),
-    "ExplainedVariance.multioutput": ("uniform_average", "variance_weighted"),
-    "R2Score.multioutput": ("uniform_average", "variance_weighted"),
+    "ExplainedVariance.multioutput": ("uniform_average", "variance_weighted", "raw_values"),
+    "R2Score.multioutput": ("uniform_average", "variance_weighted", "raw_values"),
 }
 
 # No size in a spec is larger: with it the product of two sizes is still caught by the limit on parameters.
@@ -300,8 +291,7 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "initializers": {},
     "metrics": {
-        **dict.fromkeys(("BinaryFairness", "BinaryGroupStatRates"), "it gives a number for each group; a series holds one"),
-        "MultilabelEER": "it gives a number for each label and no average of them; a series holds one",
+        **dict.fromkeys(("BinaryFairness", "BinaryGroupStatRates"), "it compares groups of rows, which no spec names"),
     },
 }  # fmt: skip
 
@@ -314,8 +304,9 @@ REFUSED_FAMILIES: dict[str, tuple[tuple[str, str], ...]] = {
     "initializers": (),
     "metrics": (
         (
-            r"(Binary|Multiclass|Multilabel)?(StatScores|ConfusionMatrix|ROC|PrecisionRecallCurve|.+AtFixed.+|.+At(Sensitivity|Specificity))",
-            "it gives several numbers; a series holds one",
+            r"(Binary|Multiclass|Multilabel)?(ROC|PrecisionRecallCurve)",
+            "it gives a curve over thresholds, but a series holds a number a step; AUROC and AveragePrecision are the areas "
+            "under such curves",
         ),
     ),
 }

@@ -219,7 +219,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"metrics": ["Accuracy"]}, "/metrics/0", "not_supported"),
     ({"metrics": ["BinaryAccuracy"] * 2}, "/metrics", "duplicate"),
     ({"metrics": [{"type": "BinaryAccuracy", "name": "loss"}]}, "/metrics", "duplicate"),
-    ({"metrics": [{"type": "MulticlassAccuracy", "average": "none"}]}, "/metrics/0/average", "unknown_choice"),
+    ({"metrics": [{"type": "MulticlassAccuracy", "average": "mean"}]}, "/metrics/0/average", "unknown_choice"),
     ({"split": {"train": 0.5, "val": 0.4}}, "/split", "out_of_range"),
     ({"split": {"val": 1.0}}, "/split", "out_of_range"),
     ({"split__val": -0.2}, "/split/val", "out_of_range"),

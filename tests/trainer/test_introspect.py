@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn, optim
 
 from jobs.catalog import Entry, catalog
 from workers.trainer import introspect
+from workers.trainer.figures import figures
 from workers.trainer.layers import construct
 
 # Values for required arguments; a size that is too small for a class's own rules has a line of its own.
@@ -89,10 +91,29 @@ def test_metrics_take_their_arguments(entry: Entry) -> None:
     getattr(module, entry.name)(**arguments(entry))
 
 
-def test_a_class_metric_that_may_be_used_gives_one_number() -> None:
-    outputs, targets = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]), torch.tensor([0, 1, 2])
-    for entry in usable("metrics"):
-        if entry.name.startswith("Multiclass"):
-            metric = getattr(torchmetrics.classification, entry.name)(**arguments(entry) | {"num_classes": 3})
-            metric.update(outputs, targets)
-            assert metric.compute().numel() == 1, entry.name
+TASKS = {
+    "Binary": ({}, torch.tensor([0.9, 0.2, 0.6]), torch.tensor([1, 0, 1])),
+    "Multiclass": ({"num_classes": 3}, torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]), torch.arange(3)),
+    "Multilabel": (
+        {"num_labels": 2},
+        torch.tensor([[0.7, 0.2], [0.1, 0.8], [0.4, 0.6]]),
+        torch.tensor([[1, 0], [0, 1], [1, 1]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("entry", [e for e in usable("metrics") if e.name.startswith(tuple(TASKS))], ids=lambda e: e.name)
+def test_every_average_of_a_class_metric_gives_numbers_with_names(entry: Entry) -> None:
+    sizes, outputs, targets = next(made for task, made in TASKS.items() if entry.name.startswith(task))
+    average = entry.arguments.get("average")
+    for given in average.choices if average is not None else [None]:
+        more = {} if given is None else {"average": given}
+        if entry.name == "MulticlassExactMatch":
+            outputs, targets = outputs[:, :, None], targets[:, None]
+        metric = getattr(torchmetrics.classification, entry.name)(**arguments(entry) | sizes | more)
+        metric.update(outputs, targets)
+        found = figures(entry.name, metric.compute())
+        assert all(re.fullmatch(r"(/[a-z0-9]+)*", path) for path in found)
+        assert ("" in found) == (len(found) == 1)
+        if given == "none":  # one of each class or label, of StatScores five
+            assert {path.split("/")[1] for path in found} == set(map(str, range(next(iter(sizes.values()))))), found

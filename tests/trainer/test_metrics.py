@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from jobs.spec import parse
 from tests.trainer.fitting import criterion_of
-from tests.trainer.test_check import BINARY, COLUMNS, LABELS, MULTI, NUMBERS, ask, spec
+from tests.trainer.supervised import job, prepare
+from tests.trainer.test_check import BINARY, COLUMNS, LABELS, MULTI, NUMBERS, ask, data, spec
 from workers.trainer.data import Batch, DataDescription
 from workers.trainer.metrics import Metrics
 
@@ -74,8 +77,6 @@ def test_several_target_columns_give_one_number(name: str) -> None:
         (spec(1, "BCELoss", metrics=["MulticlassAccuracy"]), BINARY),
         (spec(1, "MSELoss", metrics=["MulticlassAccuracy"]), NUMBERS),
         (spec(metrics=["MeanSquaredError"]), MULTI),
-        (spec(3, "MSELoss", metrics=["PearsonCorrCoef"]), COLUMNS),
-        (spec(metrics=[{"type": "MulticlassAccuracy", "average": "none"}]), MULTI),
         (spec(metrics=[{"type": "MulticlassAccuracy", "num_classes": 4}]), MULTI),
     ],
 )
@@ -112,6 +113,129 @@ def test_a_loss_with_a_layer_of_its_own_makes_the_probabilities(loss: object) ->
     module = criterion.module
     guess = module.linear(hidden).argmax(1) if loss == "LinearCrossEntropyLoss" else module.predict(hidden)  # type: ignore[operator]
     assert metrics.compute()["MulticlassAccuracy"] == pytest.approx((guess == labels).double().mean().item())
+
+
+# ---- several numbers
+
+
+def test_a_class_has_a_series_of_its_own() -> None:
+    names: list[object] = [
+        "MulticlassConfusionMatrix",
+        {"type": "MulticlassRecall", "average": "none", "name": "recall"},
+        "MulticlassAccuracy",
+        {"type": "MulticlassStatScores", "average": "none", "name": "counts"},
+    ]
+    metrics = measured(spec(metrics=names), MULTI)
+    metrics.update(*seen(torch.eye(3)[[0, 1, 1, 2]] * 9, torch.tensor([0, 1, 2, 2])))
+    found = metrics.compute()
+    assert {n: v for n, v in found.items() if n.startswith("MulticlassConfusionMatrix/") and v} == {
+        "MulticlassConfusionMatrix/0/0": 1.0,
+        "MulticlassConfusionMatrix/1/1": 1.0,
+        "MulticlassConfusionMatrix/2/1": 1.0,  # the true class first
+        "MulticlassConfusionMatrix/2/2": 1.0,
+    }
+    assert {n: v for n, v in found.items() if n.startswith("recall")} == {"recall/0": 1.0, "recall/1": 1.0, "recall/2": 0.5}
+    assert found["counts/2/fn"] == 1.0
+    assert found["counts/2/support"] == 2.0
+    assert "MulticlassAccuracy" in found
+    assert len(found) == 9 + 3 + 1 + 15
+
+
+def test_a_column_has_a_series_of_its_own() -> None:
+    names: list[object] = [
+        "PearsonCorrCoef",
+        {"type": "R2Score", "multioutput": "raw_values"},
+        {"type": "MeanSquaredError", "num_outputs": 3},
+        {"type": "MeanSquaredError", "name": "mse"},
+    ]
+    metrics = measured(spec(3, "MSELoss", metrics=names), COLUMNS)
+    truth = torch.tensor([[0.0, 1.0, 2.0], [1.0, 3.0, 5.0], [2.0, 4.0, 1.0]])
+    metrics.update(*seen(truth + torch.tensor([0.0, 1.0, 2.0]), truth))
+    found = metrics.compute()
+    assert [found[f"MeanSquaredError/{i}"] for i in range(3)] == [0.0, 1.0, 4.0]
+    assert found["mse"] == pytest.approx(5 / 3)
+    assert {n for n in found if not n.startswith("m")} == {
+        f"{name}/{i}" for name in ("PearsonCorrCoef", "R2Score", "MeanSquaredError") for i in range(3)
+    }
+
+
+def test_a_figure_and_its_threshold() -> None:
+    body = spec(1, "BCEWithLogitsLoss", metrics=[{"type": "BinaryRecallAtFixedPrecision", "min_precision": 0.5}])
+    metrics = measured(body, BINARY)
+    metrics.update(*seen(torch.tensor([[2.0], [-2.0]]), torch.tensor([[1.0], [0.0]])))
+    found = metrics.compute()
+    assert set(found) == {"BinaryRecallAtFixedPrecision/recall", "BinaryRecallAtFixedPrecision/threshold"}
+    assert found["BinaryRecallAtFixedPrecision/recall"] == 1.0
+
+
+def test_more_numbers_than_a_metric_may_give_are_refused() -> None:
+    ten, eleven = (data(0, classes - 1, classes) for classes in (10, 11))
+    assert ask(spec(10, metrics=["MulticlassConfusionMatrix"]), ten)["problems"] == []
+    [problem] = ask(spec(11, metrics=["MulticlassConfusionMatrix"]), eleven)["problems"]
+    assert problem["pointer"] == "/metrics/0"
+    assert "121 numbers" in problem["detail"]
+    many = [{"type": "MulticlassConfusionMatrix", "name": f"m{i}"} for i in range(3)]
+    [problem] = ask(spec(10, metrics=many), ten)["problems"]
+    assert problem["pointer"] == "/metrics"
+    assert "300 numbers" in problem["detail"]
+
+
+@pytest.mark.parametrize("name", ["MulticlassROC", "MulticlassPrecisionRecallCurve"])
+def test_a_curve_is_refused_and_the_area_named(name: str) -> None:
+    [problem] = ask(spec(metrics=[name]), MULTI)["problems"]
+    assert problem["pointer"] == "/metrics/0"
+    assert "AUROC" in problem["detail"]
+
+
+def test_a_job_stops_by_the_series_of_one_class(tmp_path: Path) -> None:
+    body = {
+        "dataset": {"type": "builtin", "name": "digits"},
+        "split": {"train": 0.5, "val": 0.2, "test": 0.3},
+        "model": {"type": "Sequential", "layers": ["Flatten", {"type": "Linear", "out_features": 10}]},
+        "loss": "CrossEntropyLoss",
+        "optimizer": {"type": "SGD", "lr": 0.5},
+        "metrics": [{"type": "MulticlassRecall", "average": "none", "name": "recall"}, "MulticlassConfusionMatrix"],
+        "early_stopping": {"monitor": "val/recall/8", "mode": "max", "patience": 2},
+        "batch_size": 64,
+        "epochs": 20,
+    }
+    service = job(prepare(tmp_path / "sets"), tmp_path, body)
+    service.attempt()
+    watched = service.values("val/recall/8")
+    assert len(watched) == watched.index(max(watched)) + 1 + 2 < 20
+    matrix = torch.tensor(
+        [[service.values(f"test/MulticlassConfusionMatrix/{true}/{said}")[0] for said in range(10)] for true in range(10)]
+    )
+    assert matrix.sum() == int(1797 * 0.3)
+    recall = [service.values(f"test/recall/{i}")[0] for i in range(10)]
+    assert (matrix.diag() / matrix.sum(1)).tolist() == pytest.approx(recall)
+
+
+WATCHED: list[tuple[str, str | None]] = [
+    ("val/recall/2", None),
+    ("val/recall/3", "there are val/recall/0, val/recall/1, val/recall/2"),
+    ("val/recall", "val/recall/0"),
+    ("val/MulticlassAccuracy", None),
+    ("val/MulticlassAccuracy/0", "there are val/MulticlassAccuracy"),
+    ("val/matrix/1/2", None),
+    ("val/matrix/1", "val/matrix/0/0"),
+    ("val/other/1", "there are val/loss"),
+    ("val/loss/0", "there are val/loss"),
+    ("val/recall/", "there are val/loss"),
+]
+
+
+@pytest.mark.parametrize("member", ["early_stopping", "lr_scheduler"])
+@pytest.mark.parametrize(("watched", "words"), WATCHED)
+def test_a_rule_watches_a_series_that_will_be_there(member: str, watched: str, words: str | None) -> None:
+    named = {"type": "MulticlassRecall", "average": "none", "name": "recall"}
+    names = [named, "MulticlassAccuracy", {"type": "MulticlassConfusionMatrix", "name": "matrix"}]
+    rule = {"monitor": watched, "mode": "max", "patience": 2}
+    more = {"early_stopping": rule, "lr_scheduler": {"type": "ReduceLROnPlateau", **rule}}
+    body = spec(metrics=names, split={"train": 0.8, "val": 0.2}) | {member: more[member]}
+    problems = ask(body, MULTI)["problems"]
+    assert [p["pointer"] for p in problems] == ([] if words is None else [f"/{member}/monitor"])
+    assert words is None or words in problems[0]["detail"]
 
 
 UNFIT: list[tuple[dict[str, object], DataDescription, str, str]] = [

@@ -125,7 +125,7 @@ def argument(section: str, owner: str, parameter: inspect.Parameter) -> dict[str
     name, default = parameter.name, parameter.default
     annotation = Annotation(parameter)
     row: dict[str, Any] = {"name": name, "forms": list(_for(supplement.FORMS, owner, name) or annotation.forms(default))}
-    if default is inspect.Parameter.empty or f"{owner}.{name}" in supplement.REQUIRED:
+    if default is inspect.Parameter.empty:
         row["required"] = True
     elif name in supplement.DEFAULTS and callable(default):
         row["default"] = supplement.DEFAULTS[name]

@@ -16,6 +16,7 @@ from jobs.catalog import catalog
 from jobs.components import MetricComponent
 from jobs.spec import JobSpec, SpecProblem
 from workers.trainer.data import Batch, DataDescription, Field
+from workers.trainer.figures import check_series, figures
 from workers.trainer.fit import numbers, sample, written
 from workers.trainer.objective import FROM_DATA, OWN_PARAMETERS, Criterion, Shape, field_of, target_form
 from workers.trainer.place import first_line
@@ -24,7 +25,7 @@ from workers.trainer.ranges import POSITIVE, ends_with
 if TYPE_CHECKING:
     from workers.trainer.model import ModelOutput
 
-# Without num_outputs they average over all target columns, so that one number comes out.
+# Without num_outputs they average over all target columns, as torchmetrics has it.
 OVER_ALL_COLUMNS = frozenset({"MeanSquaredError", "MeanAbsoluteError"})
 OF_ENSEMBLES = frozenset({"ContinuousRankedProbabilityScore"})  # several predictions for one target
 MAX_MEMBERS = 1000
@@ -92,8 +93,12 @@ class Metrics:
                     raise ValueError(f"metric {name}: {first_line(error)}") from error
 
     def compute(self) -> dict[str, float]:
-        """The metrics over everything since the last reset."""
-        return {name: float(metric.compute()) for name, (_, metric) in self._metrics.items()}
+        """The metrics over everything since the last reset, by the series they go to."""
+        return {
+            f"{name}{path}": number
+            for name, (found, metric) in self._metrics.items()
+            for path, number in figures(found.type, metric.compute()).items()
+        }
 
     def reset(self) -> None:
         for _, metric in self._metrics.values():
@@ -150,15 +155,18 @@ def check(
     """Every metric tried on two rows of outputs and targets, or one where a part has one. `loss` may be on the meta device."""
     tried = sample(loss.loss, description, outputs)
     problems: list[SpecProblem] = []
+    given = {component.series: [""] for component in spec.metrics} if tried is None else {}
     for index, component in enumerate(spec.metrics):
         found = measure(component, loss, description)
         problem = _unknown(found, description, outputs) or _misfit(found, loss, description, outputs)
         problem = problem or _undefined(found, leading)
         if problem is None and tried is not None:
-            problem = _tried(found, loss, description, tried) or _alone(found, loss, description, tried)
+            paths = _tried(found, loss, description, tried)
+            problem = paths if isinstance(paths, SpecProblem) else _alone(found, loss, description, tried)
+            given |= {component.series: paths} if isinstance(paths, list) else {}
         if problem is not None:
             problems.append(SpecProblem(f"/metrics/{index}{problem.pointer}", problem.code, problem.detail))
-    return problems
+    return problems or list(check_series(spec, given))
 
 
 def _unknown(found: Measure, description: DataDescription, outputs: Mapping[str, Shape]) -> SpecProblem | None:
@@ -231,7 +239,10 @@ def _unfit(found: Measure, loss: Criterion, target: Field, description: DataDesc
     return None
 
 
-def _tried(found: Measure, loss: Criterion, description: DataDescription, tried: tuple[Batch, Batch]) -> SpecProblem | None:
+def _tried(
+    found: Measure, loss: Criterion, description: DataDescription, tried: tuple[Batch, Batch]
+) -> list[str] | SpecProblem:
+    """What follows the metric's name in its series, or why it cannot be computed."""
     outputs, batch = tried[0][found.preds], tried[1][found.target]
     own = found.by_loss and loss.loss.type in OWN_PARAMETERS
     seen = Measure(found.component, found.preds, found.target, found.by_loss and not own)
@@ -242,12 +253,9 @@ def _tried(found: Measure, loss: Criterion, description: DataDescription, tried:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             metric.update(*seen.seen(loss, outputs, batch))
-            value = metric.compute()
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ValueError("it gives several numbers; a series holds one (average them by its own argument)")
+            return list(figures(found.type, metric.compute()))
     except Exception as error:
         return SpecProblem("", "invalid_argument", f"{found.type}: {first_line(error)}")
-    return None
 
 
 def _alone(found: Measure, loss: Criterion, description: DataDescription, tried: tuple[Batch, Batch]) -> SpecProblem | None:
@@ -255,7 +263,7 @@ def _alone(found: Measure, loss: Criterion, description: DataDescription, tried:
     part = next((part for part, rows in description.counts.items() if rows == 1), None)
     one, other = ({name: values[:1] for name, values in rows.items()} for rows in tried)
     problem = None if part is None else _tried(found, loss, description, (one, other))
-    if problem is None:
+    if not isinstance(problem, SpecProblem):
         return None
     return SpecProblem("", "out_of_range", f"the {part} part has one row, which is not enough: {problem.detail}")
 

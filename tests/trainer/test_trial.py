@@ -82,6 +82,51 @@ def test_recurrent_layers_are_no_exception(kind: str) -> None:
         agrees(sequential(last, "Tanh", inplace("ReLU"), LINEAR), SERIES)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("more", [{}, {"bidirectional": True}, {"num_layers": 2}, {"proj_size": 2}], ids=str)
+@pytest.mark.parametrize("between", [[], ["Flatten"], ["LayerNorm"], [{"type": "Dropout", "inplace": True}]], ids=str)
+def test_torch_is_the_judge_of_what_follows_all_time_steps(kind: str, more: dict[str, Any], between: list[Any]) -> None:
+    if "proj_size" in more and kind != "LSTM":
+        return
+    head = [] if "Flatten" in between else ["Flatten"]
+    agrees(sequential({"type": kind, "hidden_size": 4, **more}, *between, inplace("ReLU"), *head, LINEAR), SERIES)
+
+
+@pytest.mark.parametrize("taken", ["lstm", "lstm.hidden", "lstm.cell", "cell", "cell.cell"])
+def test_states_may_be_changed_in_place_where_torch_says_so(taken: str) -> None:
+    nodes: dict[str, Any] = {"lstm": {"type": "LSTM", "hidden_size": 4, "inputs": ["x"]}}
+    if taken.startswith("cell"):
+        nodes["last"] = {"type": "select", "index": -1, "inputs": ["lstm"]}
+        nodes["cell"] = {"type": "LSTMCell", "hidden_size": 4, "inputs": ["last"]}
+    nodes["act"] = {**inplace("ReLU"), "inputs": [taken]}
+    nodes["flat"] = {"type": "Flatten", "inputs": ["act"]}
+    agrees(graph(["x"], ["head"], **nodes, head={**LINEAR, "inputs": ["flat"]}), SERIES)
+
+
+def test_an_lstm_before_a_layer_in_place_is_told_why() -> None:
+    """Plain torch fails in backward too: the gradient of the LSTM's gates is computed from the output that ReLU overwrote."""
+    model = sequential({"type": "LSTM", "hidden_size": 4, "output": "last"}, inplace("ReLU"), LINEAR)
+    assert not trains(model, SERIES)
+    (problem,) = told(model, SERIES)
+    assert problem["pointer"] == "/model/layers/1/inplace"
+    assert problem["detail"].endswith("works in place on what layer 0 (LSTM) needs for its gradient; set inplace to false")
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_view_that_the_kernels_layout_forbids_is_told_at_once(kind: str) -> None:
+    nodes = {
+        "steps": {"type": kind, "hidden_size": 4, "inputs": ["x"]},
+        "flat": {"type": "view", "shape": [20], "inputs": ["steps"]},
+        "head": {**LINEAR, "inputs": ["flat"]},
+    }
+    (problem,) = told(graph(["x"], ["head"], **nodes), SERIES)
+    assert problem["pointer"] == "/model/nodes/flat"
+    assert "view" in problem["detail"]
+    module = getattr(torch.nn, kind)(4, 4, batch_first=True)
+    with pytest.raises(RuntimeError, match="view"):
+        module(torch.zeros(2, 5, 4))[0].view(2, 20)
+
+
 def test_both_layers_are_named() -> None:
     (problem,) = told(sequential(LINEAR, "Tanh", inplace("ReLU"), LINEAR), VECTORS)
     assert problem["pointer"] == "/model/layers/2/inplace"

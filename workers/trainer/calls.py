@@ -46,16 +46,20 @@ def recurrent(module: nn.RNNBase, x: Tensor, *state: Tensor, last: bool) -> tupl
 
 
 def _recurrent_shapes(module: nn.RNNBase, x: Tensor, *state: Tensor, last: bool) -> tuple[Tensor, ...]:
-    """What the sizes say: on the meta device torch walks through the time steps, seconds for a thousand of them."""
+    """What the sizes say: on the meta device torch walks through the time steps, seconds for a thousand of them.
+
+    Laid out as the kernels do, the time first in memory: a `view` that they cannot give fails here too, and Flatten copies.
+    """
     layers = module.num_layers * (2 if module.bidirectional else 1)
     size = module.proj_size or module.hidden_size
     sizes = [size, module.hidden_size] if isinstance(module, nn.LSTM) else [size]
     if x.dim() != 3 or x.shape[2] != module.input_size:
         raise ValueError(f"it wants (n, time steps, {module.input_size})")
-    states = tuple(x.new_empty(len(x), layers, s) for s in sizes)
+    states = tuple(x.new_empty(layers, len(x), s).transpose(0, 1) for s in sizes)
     if state and [s.shape for s in state] != [s.shape for s in states]:
         raise ValueError(f"it wants a state of {' and '.join(str((layers, s)) for s in sizes)} for each row, or none")
-    return (x.new_empty(len(x), *(() if last else x.shape[1:2]), layers // module.num_layers * size), *states)
+    output = x.new_empty(x.shape[1], len(x), layers // module.num_layers * size).transpose(0, 1)
+    return (output[:, -1] if last else output, *states)
 
 
 def _lstm_cell(module: nn.LSTMCell, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:

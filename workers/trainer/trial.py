@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jobs.spec import JobSpec, SpecProblem
 from workers.trainer.calls import Call
@@ -23,7 +23,6 @@ from workers.trainer.place import first_line, placeholder
 from workers.trainer.walk import INNER_INPUT, CompletedLayer
 
 SHAPES_ONLY = frozenset({"RNN", "LSTM", "GRU", "Bilinear"})  # on the meta device they give sizes alone (calls.py)
-KEEP_OUTPUT = frozenset({"LSTM"})  # of those: its fused kernel keeps the output for backward
 PARTS = {"val": "validation", "test": "test"}
 
 
@@ -70,6 +69,14 @@ def _in_place(layer: CompletedLayer) -> bool:
 def _title(layer: CompletedLayer) -> str:
     kind = "layer" if layer.pointer.rpartition("/")[0].endswith("/layers") else "node"
     return f"{kind} {layer.name} ({layer.type})"
+
+
+def _keeps_output(module: object) -> bool:
+    """Whether backward needs the very output that a layer gave, as the LSTM's fused kernel on the CPU does.
+
+    Both directions are joined in a copy of theirs, and with projections another kernel runs.
+    """
+    return isinstance(module, nn.LSTM) and not module.bidirectional and not module.proj_size
 
 
 class _Failure(Exception):
@@ -127,18 +134,18 @@ class _Trial:
         except Exception as error:
             raise _Failure(layer, first_line(error)) from error
         if source.type in SHAPES_ONLY and torch.is_grad_enabled():
-            output = self._as_computed(source.type, given, output)
+            output = self._as_computed(given, output)
         if source.arguments.get("inplace") is True:
             self._check(layer, given[-1])
         self._running.pop()
         return output
 
-    def _as_computed(self, kind: str, given: Sequence[Any], output: Any) -> Any:
+    def _as_computed(self, given: Sequence[Any], output: Any) -> Any:
         """Outputs that a gradient flows through, and what the layer keeps of them."""
         for tensor in given[1:]:
             self._keep(tensor)
         outputs = tuple(tensor.requires_grad_().clone() for tensor in (output if isinstance(output, tuple) else (output,)))
-        if kind in KEEP_OUTPUT:
+        if _keeps_output(given[0]):
             self._keep(outputs[0])
         return outputs if isinstance(output, tuple) else outputs[0]
 

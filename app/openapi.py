@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from jobs.model_examples import EXAMPLES as MODELS
 from jobs.spec import JobSpec
 
 REF = "#/components/schemas/{model}"
@@ -71,6 +72,7 @@ EXAMPLES: dict[str, Any] = {
             "epochs": 5,
         },
     },
+    **{f"model-{name}": {"summary": MODELS[name].summary, "value": MODELS[name].spec} for name in ("exported", "python")},
 }
 
 PROBLEM: dict[str, Any] = {

@@ -254,7 +254,7 @@ def upload(
 def catalog(
     section: Annotated[
         str | None,
-        typer.Argument(help="losses, optimizers, lr_schedulers, layers, operations, initializers, metrics, datasets."),
+        typer.Argument(help="losses, optimizers, lr_schedulers, layers, operations, initializers, metrics, datasets, models."),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="One entry, with its arguments.")] = None,
     url: Url = LOCAL,

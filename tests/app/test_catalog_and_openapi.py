@@ -6,8 +6,11 @@ import json
 
 import httpx
 import pytest
+from jsonschema import Draft202012Validator
 
-SECTIONS = ("losses", "optimizers", "lr_schedulers", "layers", "operations", "initializers", "metrics", "datasets")
+from jobs.spec import parse
+
+SECTIONS = ("losses", "optimizers", "lr_schedulers", "layers", "operations", "initializers", "metrics", "datasets", "models")
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -90,9 +93,32 @@ def test_openapi_holds_the_spec_and_every_reference_resolves(client: httpx.Clien
 
 def test_the_examples_in_openapi_are_accepted(client: httpx.Client) -> None:
     body = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["requestBody"]
-    for example in body["content"]["application/json"]["examples"].values():
+    examples = body["content"]["application/json"]["examples"]
+    uploaded = {name: examples.pop(name) for name in ("model-exported", "model-python")}
+    for example in examples.values():
         answer = client.post("/v1/jobs", json=example["value"])
         assert answer.status_code == 201, answer.text
+    for example in uploaded.values():  # but for their file they are whole
+        parse(example["value"])
+        errors = client.post("/v1/jobs", json=example["value"]).json()["errors"]
+        assert {error["pointer"].removesuffix("/id").removesuffix("/type") for error in errors} == {"/model"}
+
+
+def test_a_model_of_the_catalog_says_where_an_upload_goes(client: httpx.Client) -> None:
+    found = {entry["name"]: entry for entry in client.get("/v1/catalog/models").json()["data"]}
+    assert list(found) == ["Sequential", "Graph", "exported", "python"]
+    for entry in found.values():
+        parse(entry["example_spec"])
+        assert entry["example_spec"]["model"] == entry["example"]
+        Draft202012Validator(entry["schema"]).validate(entry["example"])
+    for name in ("Sequential", "Graph"):
+        assert client.post("/v1/jobs", json=found[name]["example_spec"]).status_code == 201
+    assert found["exported"]["placeholders"] == ["/model/id"]
+    assert set(found["exported"]["example"]["id"].removeprefix("file_")) == {"0"}
+    [source] = found["python"]["example_files"]
+    sent = client.post("/v1/files?format=python", files={"file": (source["name"], source["content"])})
+    assert sent.json()["id"] == source["id"] == found["python"]["example"]["id"]
+    assert "class Net" in source["content"]
 
 
 def test_ready_says_what_it_checked(client: httpx.Client) -> None:

@@ -114,7 +114,7 @@ def test_an_lstm_before_a_layer_in_place_is_told_why() -> None:
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_a_view_that_the_kernels_layout_forbids_is_told_at_once(kind: str) -> None:
-    nodes = {
+    nodes: dict[str, Any] = {
         "steps": {"type": kind, "hidden_size": 4, "inputs": ["x"]},
         "flat": {"type": "view", "shape": [20], "inputs": ["steps"]},
         "head": {**LINEAR, "inputs": ["flat"]},

@@ -11,11 +11,9 @@ or time. A question never ends the process; what is not a problem of the spec co
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 
-from jobs.model_spec import PythonModel
-from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse
-from workers.sandbox import Disposed, Limits, SandboxError, in_disposable_child
+from jobs.profiles import STRICT
+from jobs.spec import InvalidSpec, JobSpec, SpecProblem, parse, profile_of
 from workers.trainer import fit, metrics, optimizers, schedulers, trial
+from workers.trainer.apart import apart
 from workers.trainer.brought import completed_model
 from workers.trainer.data import DataDescription, Field, InvalidData, describe
 from workers.trainer.effective import effective_spec
@@ -37,9 +35,6 @@ from workers.trainer.model import BuildProblem
 from workers.trainer.param_groups import Parameters
 from workers.trainer.preflight import preflight
 from workers.trainer.weights import check_init_from, check_initializers
-
-CHILD_SECONDS = 3.0
-CHILD_MEMORY_BYTES = 2**30
 
 WARM_UP = DataDescription(
     rows=8,
@@ -68,6 +63,10 @@ class Files:
     @classmethod
     def of(cls, question: dict[str, Any]) -> Files:
         return cls(*(Path(question[name]) if question.get(name) else None for name in ("init_from", "model")))
+
+    def paths(self) -> list[Path]:
+        """Those that there are."""
+        return [path for path in (self.init_from, self.model) if path is not None]
 
 
 NO_FILES = Files()
@@ -119,42 +118,12 @@ def respond(question: dict[str, Any]) -> dict[str, Any]:
         def answered() -> dict[str, Any]:
             return answer(spec, description, question.get("preflight") is True, files)
 
-        return _apart(answered, files) if isinstance(spec.model, PythonModel) else answered()
+        return apart(spec, answered, files.paths()) if profile_of(spec) == STRICT else answered()
     except (InvalidSpec, InvalidData) as error:
         return {"problems": _plain(error.problems)}
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"[:500]}
-
-
-def _apart(answered: Callable[[], dict[str, Any]], files: Files) -> dict[str, Any]:
-    """The answer of a child that runs the user's code under strict; it is a stranger's word, so its shape is looked at."""
-    limits = Limits(memory_bytes=CHILD_MEMORY_BYTES, file_bytes=0, cpu_seconds=math.ceil(CHILD_SECONDS))
-    readable = [path for path in (files.model, files.init_from) if path is not None]
-    try:
-        return _plausible(in_disposable_child(answered, limits=limits, seconds=CHILD_SECONDS, readable=readable))
-    except SandboxError as error:
-        return {"problems": [{"pointer": "/model/type", "code": "not_supported", "detail": str(error)}]}
-    except Disposed as error:
-        return {"problems": [{"pointer": "/model/id", "code": "invalid_source", "detail": str(error)}]}
-
-
-def _plausible(answer: Any) -> dict[str, Any]:
-    """Raises Disposed when this is not an answer of ours."""
-    problem = {"pointer": str, "code": str, "detail": str}
-    try:
-        found = [
-            SpecProblem(**{key: kind(one[key])[:1000] for key, kind in problem.items()}) for one in answer["problems"][:100]
-        ]
-        if found:
-            return {"problems": _plain(found)}
-        numbers = {name: int(answer["parameters"][name]) for name in ("total", "trainable")}
-        shown = {name: answer[name] for name in ("effective_spec", "preflight")}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Disposed("the user's code gave another answer than was asked for") from error
-    if not isinstance(shown["effective_spec"], dict) or not isinstance(shown["preflight"], dict | None):
-        raise Disposed("the user's code gave another answer than was asked for")
-    return {"problems": [], "parameters": numbers, **shown}
 
 
 def main() -> None:

@@ -126,22 +126,23 @@ class Checker:
     def ask(
         self,
         spec: Mapping[str, Any],
-        dataset: str,
+        dataset: str | None,
         *,
         preflight: bool = False,
         init_from: str | None = None,
         model: str | None = None,
+        source: str | None = None,
     ) -> Answer:
-        """What building `spec` on the data in the folder `dataset` reveals. Raises CheckerUnavailable.
+        """What building `spec` on the data in the folder `dataset` reveals; a data set in Python is the file `source` instead.
 
-        Waits at most ANSWER_SECONDS, the wait for other questions and for a cold child included.
+        Raises CheckerUnavailable. Waits at most ANSWER_SECONDS, the wait for other questions and for a cold child included.
         """
         deadline = time.monotonic() + self._seconds
         if not self._lock.acquire(timeout=self._seconds):
             raise CheckerUnavailable("the checker is busy with other specs")
         try:
-            question = {"spec": spec, "dataset": dataset, "preflight": preflight, "init_from": init_from, "model": model}
-            return self._ask(question, deadline)
+            files = {"dataset": dataset, "source": source, "init_from": init_from, "model": model}
+            return self._ask({"spec": spec, "preflight": preflight, **files}, deadline)
         finally:
             self._lock.release()
 

@@ -22,7 +22,7 @@ from app.state import Parts, Service
 from app.uploads import Named, named
 from jobs.errors import UnsafeName
 from jobs.profiles import STRICT
-from jobs.spec import SpecProblem, parse, posted, profile_of, threads_for
+from jobs.spec import SpecProblem, offer_for, parse, posted, profile_of, threads_for
 from jobs.states import ended
 from jobs.store import Event, Job
 
@@ -60,7 +60,6 @@ def create_job(
             return JSONResponse(_preflight_body(canonical, answer))
         if pin is not None:
             pin.keep()
-    profile = profile_of(spec)
     job = parts.store.create_job(
         spec=canonical,
         name=spec.name,
@@ -69,12 +68,12 @@ def create_job(
         parameters=answer.parameters,
         epochs=spec.epochs,
         # The sandbox of profile strict has no GPU.
-        device="cpu" if profile == STRICT else spec.device,
+        device="cpu" if profile_of(spec) == STRICT else spec.device,
         max_attempts=spec.max_attempts,
         timeout_seconds=spec.timeout_seconds,
         threads=threads_for(spec),
         files=uploads.files,
-        profile=profile,
+        profile=offer_for(spec),
     )
     return JSONResponse(job_body(job, {}), 201, {"Location": f"/v1/jobs/{job.id}", "ETag": entity_tag(job)})
 
@@ -92,7 +91,7 @@ def _preflight_body(canonical: str, answer: Answer) -> dict[str, Any]:
 def _checked(parts: Service, canonical: str, uploads: Named, body: object, *, preflight: bool, init_from: str | None) -> Answer:
     """What the checker found, its problems pointing into `body`, where a short form may stand. Raises Problem."""
     try:
-        files = {"init_from": init_from, "model": uploads.model}
+        files = {"init_from": init_from, "model": uploads.model, "source": uploads.source}
         answer = parts.checker.ask(json.loads(canonical), uploads.dataset, preflight=preflight, **files)
     except CheckerUnavailable as reason:
         raise unavailable("checker-unavailable", f"{reason}; nothing was queued") from reason

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringC
 from jobs.catalog import Entry, catalog
 
 JSON: TypeAlias = Any
+# A class in a user's own source, and what it is built with.
+ClassName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$", max_length=200)]
+Kwargs: TypeAlias = Annotated[dict[str, JSON], Field(max_length=256)]
 
 
 class Strict(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.components import OneOrMore, Strict
+from jobs.components import ClassName, Kwargs, OneOrMore, Strict
 from jobs.transforms import FieldName, Transforms
 
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
@@ -24,7 +24,7 @@ class BuiltinDataset(Strict):
 
 
 class FieldSource(Strict):
-    """What one named input or target is made of: columns of a table, or an array of an NPZ file.
+    """What one named input or target is made of: columns of a table, or an array of an NPZ file or of a Dataset's items.
 
     `dtype` "int64" keeps whole numbers and category codes as they are, for embeddings and class labels; "float32" makes numbers
     of them. `classes` says that labels are whole numbers from 0 to classes - 1.
@@ -38,7 +38,7 @@ class FieldSource(Strict):
     @model_validator(mode="after")
     def _one_of_both(self) -> FieldSource:
         if (self.columns is None) == (self.array is None):
-            raise PydanticCustomError("out_of_range", "give either `columns` of a table or an `array` of an NPZ file")
+            raise PydanticCustomError("out_of_range", "give either `columns` of a table or an `array`, by its name")
         if self.classes is not None and self.dtype == "float32":
             raise PydanticCustomError("out_of_range", "`classes` is for labels, whose dtype is int64")
         _distinct(self.columns)
@@ -78,9 +78,35 @@ class FileDataset(Strict):
             raise PydanticCustomError("out_of_range", "give either `features` or named `inputs`, not both")
         if self.targets is not None and self.target is not None:
             raise PydanticCustomError("out_of_range", "give either `target` or named `targets`, not both")
-        if both := set(self.inputs or {}) & set(self.targets or {}):
-            raise PydanticCustomError("duplicate", "{name} names an input and a target", {"name": min(both)})
+        _apart(self.inputs, self.targets)
         return self
+
+
+class PythonDataset(Strict):
+    """A class that inherits torch.utils.data.Dataset, in a source file that was uploaded to /v1/files, built with `kwargs`.
+
+    Only where the operator has set POSTGRAD_ALLOW_PYTHON=1 (docs/python.md). `inputs` and `targets` name what its items hold.
+    """
+
+    type: Literal["python"]
+    id: Annotated[str, StringConstraints(pattern=r"^file_[0-9a-f]{24}$")]
+    class_name: ClassName = Field(alias="class")
+    kwargs: Kwargs = {}
+    inputs: FieldSources | None = None
+    targets: FieldSources | None = None
+    normalize: Literal["none", "standard", "minmax"] = "none"
+    missing: Literal["error", "drop", "mean"] = "error"
+    transforms: Transforms = []
+
+    @model_validator(mode="after")
+    def _said_once(self) -> PythonDataset:
+        _apart(self.inputs, self.targets)
+        return self
+
+
+def _apart(inputs: dict[str, FieldSource] | None, targets: dict[str, FieldSource] | None) -> None:
+    if both := set(inputs or {}) & set(targets or {}):
+        raise PydanticCustomError("duplicate", "{name} names an input and a target", {"name": min(both)})
 
 
 def _distinct(names: list[str] | None) -> None:

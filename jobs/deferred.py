@@ -13,7 +13,6 @@ FIELDS: dict[str, str] = {
     "/fused": "fused arithmetic (fused) is not supported yet",
 }
 VALUES: dict[str, dict[str, str]] = {
-    "/dataset/type": {"python": "data sets written in Python are not supported yet; upload a data file"},
     "/on_nonfinite": dict.fromkeys(("skip", "rollback"), "on_nonfinite is fail; skip and rollback are not supported yet"),
 }
 

@@ -6,6 +6,7 @@
 <root>/files/incoming-*           an upload on its way
 <root>/weights/<sha256>           what a model starts from (init_from), stored once by content
 <root>/jobs/<id>/checkpoints/, artifacts/, attempt-<n>.log
+<root>/jobs/<id>/data/            what the job's own Dataset gave, as a prepared folder
 """
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ class DataFolder:
     def checkpoints(self, job_id: str) -> Path:
         """Where a job's checkpoints lie."""
         return self.job(job_id) / "checkpoints"
+
+    def own_data(self, job_id: str) -> Path:
+        """Where the rows lie that a job's own Dataset gave; its trainer makes the folder."""
+        return self.job(job_id) / "data"
 
     def artifacts(self, job_id: str) -> Path:
         """Where a job's results lie."""

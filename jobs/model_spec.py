@@ -9,7 +9,16 @@ from pydantic import BaseModel, Discriminator, Field, StringConstraints, Tag
 
 from jobs.arguments import SpecProblem, check_component, check_layers
 from jobs.catalog import MAX_LAYERS, Entry, catalog
-from jobs.components import JSON, Component, LayerComponent, OneOrMore, Strict, long_component, own_members
+from jobs.components import (
+    ClassName,
+    Component,
+    Kwargs,
+    LayerComponent,
+    OneOrMore,
+    Strict,
+    long_component,
+    own_members,
+)
 from jobs.graph_spec import MAX_NAMES, NAME, REFERENCE, check_graph
 from jobs.pointers import LISTED, NAMED
 
@@ -126,8 +135,8 @@ class PythonModel(_Model):
 
     type: Literal["python"]
     id: FileId
-    class_name: Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$", max_length=200)] = Field(alias="class")
-    kwargs: Annotated[dict[str, JSON], Field(max_length=256)] = {}
+    class_name: ClassName = Field(alias="class")
+    kwargs: Kwargs = {}
 
 
 ModelSpec: TypeAlias = SequentialModel | GraphModel | ExportedModel | PythonModel

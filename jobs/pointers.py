@@ -15,7 +15,7 @@ MAX_DEPTH = 32
 MAX_KEY = 1000  # characters
 # The forms of a member that has several: its `type` says which.
 TAGS: Mapping[str, tuple[str, ...]] = {
-    "dataset": ("builtin", "file"),
+    "dataset": ("builtin", "file", "python"),
     "model": ("Sequential", "Graph", "exported", "python"),
     "transform": NAMES,
 }

@@ -30,7 +30,8 @@ class Queue(Registry):
         self, worker_id: str, devices: Sequence[str], lease_seconds: float, profiles: Sequence[str] = (PLAIN,)
     ) -> Claim | None:
         """Takes the oldest queued job that wants one of `devices` ("cpu", "cuda:0": those with a free slot) and one of the
-        sandbox profiles that the worker offers; None if there is none. The lease runs lease_seconds from now unless renewed."""
+        offers (jobs.profiles) that the worker makes; None if there is none. The lease runs lease_seconds from now unless
+        renewed."""
         next_in_line = _next_in_line(devices, profiles)
         with reading(self.engine) as connection:  # an idle poller must not take the write lock
             if connection.scalar(next_in_line) is None:

@@ -72,7 +72,7 @@ class Claim:
     attempt: int
     spec: str
     device_wanted: str
-    profile: str  # "plain" or "strict": the sandbox that its process needs
+    profile: str  # "plain", "strict" or "python": what the worker must offer
     environment: dict[str, Any] | None  # of the attempt that began the curve; None before there is one
     threads: int
     timeout_seconds: float | None

@@ -25,13 +25,13 @@ from jobs.components import (
     long_component,
     own_members,
 )
-from jobs.data_spec import BuiltinDataset, FileDataset, Split, long_dataset
+from jobs.data_spec import BuiltinDataset, FileDataset, PythonDataset, Split, long_dataset
 from jobs.deferred import deferred
 from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
-from jobs.model_spec import BROUGHT, MODELS_BY_POINTER, ModelSpec, check_model, long_model
+from jobs.model_spec import BROUGHT, MODELS_BY_POINTER, ModelSpec, PythonModel, check_model, long_model
 from jobs.optimizer_spec import OptimizerComponent, check_optimizer, long_optimizer
 from jobs.pointers import explained, posted, unreadable
-from jobs.profiles import PLAIN, STRICT, Profile
+from jobs.profiles import PLAIN, PYTHON, STRICT, Offer, Profile
 from jobs.scheduler_spec import SchedulerComponent, check_scheduler, long_scheduler
 
 __all__ = [
@@ -41,8 +41,10 @@ __all__ = [
     "InvalidSpec",
     "JobSpec",
     "MetricComponent",
+    "PythonDataset",
     "SpecProblem",
     "Split",
+    "offer_for",
     "parse",
     "posted",
     "profile_of",
@@ -66,7 +68,7 @@ class JobSpec(Strict):
     """One training job. Everywhere `{"type": T, ...}` is a torch class and its own keyword arguments."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
-    dataset: Annotated[BuiltinDataset | FileDataset, Field(discriminator="type")]
+    dataset: Annotated[BuiltinDataset | FileDataset | PythonDataset, Field(discriminator="type")]
     split: Split = Split(train=1.0)
     model: Annotated[ModelSpec, Field(discriminator="type")]
     loss: LossComponent
@@ -129,7 +131,14 @@ def threads_for(spec: JobSpec) -> int:
 
 def profile_of(spec: JobSpec) -> Profile:
     """The sandbox profile that the job's process needs (docs/sandbox.md): strict for what the user wrote."""
-    return STRICT if isinstance(spec.model, BROUGHT) else PLAIN
+    brought = isinstance(spec.model, BROUGHT) or isinstance(spec.dataset, PythonDataset)
+    return STRICT if brought else PLAIN
+
+
+def offer_for(spec: JobSpec) -> Offer:
+    """What a worker must offer to run the job: its profile, and for the user's own Python the operator's leave too."""
+    own = isinstance(spec.model, PythonModel) or isinstance(spec.dataset, PythonDataset)
+    return PYTHON if own else profile_of(spec)
 
 
 def parse(body: object) -> JobSpec:
@@ -181,7 +190,8 @@ def _contradictions(spec: JobSpec) -> Iterator[SpecProblem]:
             detail = f"no series {shown(watched)} is taken once an epoch; there are {', '.join(known)}{hint}"
             yield SpecProblem(pointer, "unknown_choice", detail)
     if profile_of(spec) == STRICT and spec.device not in ("auto", "cpu"):
-        detail = f"a model of the type {spec.model.type} runs in a sandbox that has no GPU: device is cpu, not {spec.device}"
+        what = f"model of the type {spec.model.type}" if isinstance(spec.model, BROUGHT) else "data set of the type python"
+        detail = f"a {what} runs in a sandbox that has no GPU: device is cpu, not {spec.device}"
         yield SpecProblem("/device", "not_supported", detail)
     mixed = spec.precision != "32-true"
     if mixed and spec.exact:
@@ -211,7 +221,7 @@ def _beside_lbfgs(spec: JobSpec) -> Iterator[SpecProblem]:
 # Which fields an object may have, by its pointer.
 MODELS: Mapping[str, Sequence[type[BaseModel]]] = {
     "": [JobSpec],
-    "/dataset": [BuiltinDataset, FileDataset],
+    "/dataset": [BuiltinDataset, FileDataset, PythonDataset],
     "/split": [Split],
     **MODELS_BY_POINTER,
     "/checkpoint": [Checkpoint],

@@ -16,7 +16,7 @@ from jobs import tables as t
 from jobs.database import reading, writing
 from jobs.errors import ForbiddenTransition, JobsError, LostLease, UnknownFile, UnknownJob, UnknownWorker
 from jobs.moves import Row, add_event, change, move, now
-from jobs.profiles import PLAIN, Profile
+from jobs.profiles import PLAIN, Offer
 from jobs.queue import Queue
 from jobs.reading import to_event, to_jobs
 from jobs.records import Claim, Event, Failure, File, Held, Job, Page, Worker
@@ -64,10 +64,10 @@ class Store(Queue):
         threads: int,
         timeout_seconds: float | None = None,
         files: Sequence[str] = (),
-        profile: Profile = PLAIN,
+        profile: Offer = PLAIN,
     ) -> Job:
-        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` the sandbox that
-        it needs. Raises UnknownFile."""
+        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` what a
+        worker must offer for it. Raises UnknownFile."""
         told: dict[str, Any] = {"spec": spec, "name": name, "metadata": dict(metadata), "effective_spec": dict(effective_spec)}
         told |= {"parameters": dict(parameters), "epochs": epochs, "device_wanted": device, "max_attempts": max_attempts}
         told |= {"threads": threads, "timeout_seconds": timeout_seconds, "profile": profile}

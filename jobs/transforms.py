@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from jobs.components import Strict
 
-FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,63}$")]
+FIELD_NAME = r"^[a-z_][a-z0-9_]{0,63}$"
+FieldName = Annotated[str, StringConstraints(pattern=FIELD_NAME)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, le=1000)]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.errors import JobsError
 from jobs.files import DataFolder
-from jobs.profiles import PLAIN, STRICT
+from jobs.profiles import PLAIN, PYTHON, STRICT, profile_under
 from jobs.records import Claim, Failure
 from jobs.store import Store
 from workers.protocol import Assignment
@@ -36,11 +36,16 @@ class Bounds:
     allow_python: bool = False
 
 
-def profiles() -> dict[str, dict[str, Any]]:
-    """The sandbox profiles for the worker's row: the layers of each that are up, and why it is not offered, if it is not."""
+NOT_ALLOWED = "the worker runs no Python of users: POSTGRAD_ALLOW_PYTHON is not set"
+
+
+def profiles(bounds: Bounds) -> dict[str, dict[str, Any]]:
+    """What the worker offers, for its row: the layers of each sandbox that are up, and why it is not offered, if it is not."""
+    up, refusal = strict_layers(), strict_refusal()
     return {
         PLAIN: {"layers": layers(), "refusal": None},
-        STRICT: {"layers": strict_layers(), "refusal": strict_refusal()},
+        STRICT: {"layers": up, "refusal": refusal},
+        PYTHON: {"layers": up, "refusal": refusal or (None if bounds.allow_python else NOT_ALLOWED)},
     }
 
 
@@ -59,18 +64,21 @@ class Assigner:
             spec=claim.spec,
             device=device,
             threads=claim.threads,
-            dataset=str(self._dataset(spec["dataset"])),
+            dataset=str(self._dataset(claim.job_id, spec["dataset"])),
             job_folder=str(self._folder.make_job(claim.job_id)),
-            profile=claim.profile,
-            model_file=self._model_file(spec["model"]),
+            profile=profile_under(claim.profile),
+            model_file=self._upload(spec["model"], "/model", "invalid_spec"),
+            source_file=self._upload(spec["dataset"], "/dataset", "invalid_data") if _is_python(spec["dataset"]) else None,
             memory_bytes=self._bounds.memory_bytes,
             disk_bytes=self._bounds.disk_bytes,
             init_from=self._weights(spec["model"]),
             environment=claim.environment,
         )
 
-    def _dataset(self, dataset: dict[str, Any]) -> Path:
-        """The folder with the job's arrays."""
+    def _dataset(self, job_id: str, dataset: dict[str, Any]) -> Path:
+        """The folder with the job's arrays; what a user's Dataset gives lies in the job's own, once it has been read."""
+        if _is_python(dataset):
+            return self._folder.own_data(job_id)
         try:
             if dataset["type"] == "builtin":
                 path, pointer = self._folder.builtin(dataset["name"]), "/dataset/name"
@@ -82,20 +90,18 @@ class Assigner:
             raise CannotStart(Failure("invalid_data", "the data set is not in this worker's data folder", pointer))
         return path
 
-    def _model_file(self, model: dict[str, Any]) -> str | None:
-        """The upload that holds the model, None where the spec has its layers."""
-        if "id" not in model:
+    def _upload(self, named: dict[str, Any], pointer: str, reason: str) -> str | None:
+        """The upload that holds the model, or the data set's source; None where the spec has the layers themselves."""
+        if "id" not in named:
             return None
-        if model["type"] == "python" and not self._bounds.allow_python:
-            raise CannotStart(
-                Failure("error", "this worker runs no Python of the user's: POSTGRAD_ALLOW_PYTHON is not set", "/model")
-            )
+        if _is_python(named) and not self._bounds.allow_python:  # a job from before workers said so
+            raise CannotStart(Failure("error", NOT_ALLOWED, pointer))
         try:
-            path = self._folder.file(self._store.file(model["id"]).sha256)
+            path = self._folder.file(self._store.file(named["id"]).sha256)
         except JobsError as error:
-            raise CannotStart(Failure("invalid_spec", str(error), "/model/id")) from error
+            raise CannotStart(Failure(reason, str(error), f"{pointer}/id")) from error
         if not path.is_file():
-            raise CannotStart(Failure("invalid_spec", "the model's file is not in this worker's data folder", "/model/id"))
+            raise CannotStart(Failure(reason, "the file is not in this worker's data folder", f"{pointer}/id"))
         return str(path)
 
     def _weights(self, model: dict[str, Any]) -> str | None:
@@ -108,3 +114,7 @@ class Assigner:
             detail = "the weights to start from are not in this worker's data folder"
             raise CannotStart(Failure("invalid_spec", detail, "/model/init_from"))
         return str(path)
+
+
+def _is_python(named: dict[str, Any]) -> bool:
+    return bool(named["type"] == "python")

@@ -41,10 +41,11 @@ class Assignment:
     spec: str  # the stored long-form JSON text
     device: str  # "cpu" or "cuda:<index>"
     threads: int  # for torch.set_num_threads
-    dataset: str  # folder that holds schema.json and arrays.safetensors (see workers/trainer/ingest.py)
+    dataset: str  # folder that holds schema.json and the arrays (workers/trainer/formats/prepared.py), or will from source_file
     job_folder: str  # holds checkpoints/ and artifacts/
     profile: str = PLAIN  # the sandbox it trains under, "plain" or "strict"
     model_file: str | None = None  # an upload that holds the model, where the spec names one
+    source_file: str | None = None  # an upload that holds the data set as Python
     memory_bytes: int = 0  # of address space and of disk, bounds under strict
     disk_bytes: int = 0
     init_from: str | None = None  # file of the weights to start from, pinned when the job was made

@@ -64,7 +64,7 @@ class Supervisor:
         self._store, self._curves, self._folder, self._launcher = store, curves, folder, launcher
         self._bounds = bounds or Bounds()
         self._assigner = Assigner(store, folder, self._bounds)
-        self._profiles = profiles()
+        self._profiles = profiles(self._bounds)
         self._slots = Slots(devices, cpu_slots)
         self._lease_seconds = lease_seconds
         self._watches: list[Watch] = []
@@ -234,6 +234,6 @@ class Supervisor:
         child = self._launcher.launch(assignment, self._folder.log(claim.job_id, claim.attempt))
         log.info("job %s attempt %d runs on %s as process %d", claim.job_id, claim.attempt, slot.device, child.pid)
         usage = None
-        if claim.profile == STRICT:
+        if assignment.profile == STRICT:
             usage = Usage(child.pid, Path(assignment.job_folder), self._bounds.disk_bytes)
         return Watch(claim, slot, child, self._store, self._curves, self._oom.rose, usage)

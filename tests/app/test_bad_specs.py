@@ -39,7 +39,7 @@ READ: list[tuple[dict[str, Any], Found]] = [
     ({"/dataset/normalize": "zscore"}, {("/dataset/normalize", "unknown_choice")}),
     ({"/dataset": {"type": "file", "id": "x", "target": "y"}}, {("/dataset/id", "out_of_range")}),
     ({"/dataset": {"type": "file", "id": "file_" + "0" * 24, "target": "y"}}, {("/dataset/id", "unknown_file")}),
-    ({"/dataset": {"type": "python", "id": "x"}}, {("/dataset/type", "not_supported")}),
+    ({"/dataset": {"type": "python", "id": f"file_{'0' * 24}", "class": "D"}}, {("/dataset/type", "not_supported")}),
     ({"/split": {"train": 0.5, "val": 0.6}}, {("/split", "out_of_range")}),
     ({"/split/val": -0.2}, {("/split/val", "out_of_range")}),
     ({"/split/stratify": 1}, {("/split/stratify", "wrong_type")}),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.model_spec import SequentialModel
-from jobs.spec import FileDataset, InvalidSpec, JobSpec, SpecProblem, parse, posted, threads_for
+from jobs.profiles import profile_under
+from jobs.spec import FileDataset, InvalidSpec, JobSpec, SpecProblem, offer_for, parse, posted, profile_of, threads_for
 
 GOOD: dict[str, Any] = {
     "name": "breast-cancer-mlp",
@@ -242,7 +243,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"on_nonfinite": "skip"}, "/on_nonfinite", "not_supported"),
     ({"model": {"type": "python", "id": "file_" + "0" * 24}}, "/model/class", "missing"),
     ({"model__init_from": "job_1"}, "/model/init_from", "wrong_type"),
-    ({"dataset": {"type": "python", "id": "x"}}, "/dataset/type", "not_supported"),
+    ({"dataset": {"type": "python", "id": "file_" + "0" * 24}}, "/dataset/class", "missing"),
+    ({"dataset": {"type": "python", "id": "x", "class": "D"}}, "/dataset/id", "out_of_range"),
+    ({"dataset": {"type": "python", "id": "file_" + "0" * 24, "class": "D", "size": 3}}, "/dataset/size", "unknown_field"),
+    ({"dataset": {"type": "python", "id": "file_" + "0" * 24, "class": "D"}, "device": "cuda"}, "/device", "not_supported"),
     ({"dataset__transforms": ["RandomFlip"]}, "/dataset/transforms/0", "unknown_type"),
     ({"dataset__transforms": [{"p": 1}]}, "/dataset/transforms/0/type", "missing"),
     ({"dataset__transforms": [{"type": "RandomCrop", "padding": 0}]}, "/dataset/transforms/0/padding", "out_of_range"),
@@ -345,3 +349,18 @@ def test_what_is_wrong_without_end_is_cut_short() -> None:
     assert len(problems(changed(**{f"field{number}": 1 for number in range(10_000)}))) == 100
     (problem,) = problems(changed(**{"x" * 2_000_000: 1}))
     assert len(problem.pointer) + len(problem.detail) < 200
+
+
+def test_what_a_worker_must_offer() -> None:
+    data = {"type": "python", "id": "file_" + "0" * 24, "class": "D"}  # of a model too
+    exported = {"type": "exported", "id": "file_" + "0" * 24}
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({}, "plain", "plain"),
+        ({"model": exported}, "strict", "strict"),
+        ({"dataset": data}, "strict", "python"),
+        ({"dataset": data, "model": exported}, "strict", "python"),
+        ({"model": data}, "strict", "python"),
+    ]
+    for changes, profile, offer in cases:
+        spec = parse(GOOD | changes)
+        assert (profile_of(spec), offer_for(spec), profile_under(offer)) == (profile, offer, profile)

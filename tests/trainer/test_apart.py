@@ -36,7 +36,7 @@ from workers.trainer.apart import apart
 def crash(): os.kill(os.getpid(), signal.SIGSEGV)
 def hang():
     while True: pass
-def fill(): return [bytearray(2**24) for _ in range(2**20)]
+def fill(): return bytearray(2**33)
 def forge(): return {"problems": [], "parameters": {"total": 1, "trainable": "x"}, "effective_spec": {}, "preflight": None}
 def write(): open("/tmp/postgrad-apart-was-here", "w")
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from jobs.curves import Curves
 from jobs.database import open_engine
 from jobs.files import DataFolder
-from jobs.profiles import PLAIN, Profile
+from jobs.profiles import PLAIN, Offer
 from jobs.records import Job
 from jobs.store import Store
 from jobs.tables import metadata
@@ -49,7 +49,7 @@ class Place:
         return Curves(self.engine)
 
     def submit(
-        self, dataset: dict[str, Any] = TINY_SET, timeout_seconds: float | None = None, profile: Profile = PLAIN, **plan: Any
+        self, dataset: dict[str, Any] = TINY_SET, timeout_seconds: float | None = None, profile: Offer = PLAIN, **plan: Any
     ) -> str:
         spec = {"dataset": dataset, "model": {}, "stub": {"iterations": 20, **plan}}
         return self.store.create_job(

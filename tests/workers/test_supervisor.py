@@ -221,10 +221,24 @@ def test_a_strict_job_that_takes_too_much_is_killed_and_told_so(place: Place, mo
         signal.pause()
 
     offered: dict[str, Any] = {name: {"layers": [], "refusal": None} for name in ("plain", "strict")}
-    monkeypatch.setattr("workers.supervisor.profiles", lambda: offered)
+    monkeypatch.setattr("workers.supervisor.profiles", lambda _bounds: offered)
     driver = Driver(place, place.supervisor(StubLauncher(hoard), bounds=Bounds(disk_bytes=2**20)))
     job = driver.until_ended(place.submit(profile="strict"))
     assert job.failure is not None
     assert (job.state, job.attempt, job.failure.reason) == ("failed", 1, "error")
     assert "the job's files take" in job.failure.message
+    driver.supervisor.close()
+
+
+def test_a_worker_without_leave_for_python_leaves_its_job_in_the_queue(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.assigning.strict_refusal", lambda: None)
+    driver = Driver(place, place.supervisor(bounds=Bounds(allow_python=False)))
+    python = place.submit(profile="python")
+    assert driver.until_ended(place.submit()).state == "succeeded"  # the worker went past the other
+    job = place.store.job(python)
+    assert (job.state, job.attempt) == ("queued", 0)
+    assert "POSTGRAD_ALLOW_PYTHON is not set" in (job.waiting or "")
+    driver.supervisor.close()
+    driver = Driver(place, place.supervisor(bounds=Bounds(allow_python=True)))
+    assert driver.until_ended(python).state == "succeeded"
     driver.supervisor.close()

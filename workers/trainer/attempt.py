@@ -17,20 +17,22 @@ import torch
 
 from jobs.spec import InvalidSpec, JobSpec, parse
 from workers.protocol import Assignment, Channel, Checkpointed, Ended, Started
-from workers.trainer import checkpoint
+from workers.trainer import checkpoint, own_data
 from workers.trainer.artifacts import Artifacts
 from workers.trainer.brought import completed_model
 from workers.trainer.checkpoint import Checkpoints
 from workers.trainer.control import Control, SupervisorGone
-from workers.trainer.data import InvalidData, Part, describe, load
+from workers.trainer.data import DataDescription, InvalidData, Part, describe, load
 from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.effective import effective_spec
+from workers.trainer.examine import examine
 from workers.trainer.feed import Feed
 from workers.trainer.loop import Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
-from workers.trainer.model import BuildProblem, build
+from workers.trainer.model import BuildProblem, CompletedModel, build
 from workers.trainer.objective import build_loss, complete_loss
 from workers.trainer.optimizers import build_optimizer
+from workers.trainer.own_fields import settled
 from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged, Recorder
@@ -45,7 +47,10 @@ def run(assignment: Assignment, channel: Channel) -> None:
     """Trains and sends Started, Points, Checkpointed and exactly one Ended. Says nothing more once the supervisor is gone."""
     control = Control(channel)
     try:
-        control.send(_outcome(assignment, control))
+        ended = _outcome(assignment, control)
+        if ended.state != "given_back" and assignment.source_file is not None:
+            own_data.discard(Path(assignment.dataset))
+        control.send(ended)
     except SupervisorGone:
         print("the supervisor is gone; this attempt ends here", file=sys.stderr)
 
@@ -61,7 +66,7 @@ def _outcome(assignment: Assignment, control: Control) -> Ended:
         reason = "invalid_data" if isinstance(error, InvalidData) else "invalid_spec"
         return Ended("failed", reason, _short(first.detail), first.pointer)
     except SourceProblem as error:  # its traceback is in the log already
-        return Ended("failed", "error", _short(str(error)), "/model")
+        return Ended("failed", "error", _short(str(error)), error.problems[0].pointer)
     except Exception as error:
         traceback.print_exc()
         reason = "out_of_memory" if _out_of_memory(error) else "error"
@@ -131,6 +136,7 @@ class Attempt:
         self._artifacts = Artifacts(folder / "artifacts", assignment.spec)
         self._checkpoints = Checkpoints(folder / "checkpoints", self._spec.checkpoint.keep)
         self._recorder = Recorder(control.send, self._device)
+        self._notes: list[str] = []
         self._steps, self._effective = self._build()
         self._position = Position()
         self._seconds_before = 0.0  # of training, in the attempts that led to the checkpoint
@@ -179,9 +185,10 @@ class Attempt:
 
     def _build(self) -> tuple[Steps, dict[str, Any]]:
         spec, dataset, device = self._spec, Path(self._assignment.dataset), self._device
-        description = describe(spec, dataset)
+        description = self._description()
         file = self._assignment.model_file
         completed = completed_model(spec, description, None if file is None else Path(file))
+        description = self._settled(description, completed)
         completed_loss = complete_loss(spec, description, completed.shapes())
         parts = load(spec, dataset)
         torch.manual_seed(spec.seed)
@@ -217,6 +224,23 @@ class Attempt:
         )
         return steps, effective
 
+    def _description(self) -> DataDescription:
+        """Of the data, which a user's own Dataset gives now, unless an earlier attempt has read it."""
+        given, folder = self._assignment, Path(self._assignment.dataset)
+        if given.source_file is not None:
+            self._notes += own_data.prepare(self._spec, Path(given.source_file), folder, given.disk_bytes)
+        return describe(self._spec, folder)
+
+    def _settled(self, description: DataDescription, completed: CompletedModel) -> DataDescription:
+        """A user's own data was not all there at POST: what it is checked for, it is checked for now. Raises InvalidData."""
+        if self._assignment.source_file is None:
+            return description
+        description = settled(self._spec, description, completed.shapes())
+        init_from = self._assignment.init_from
+        if problems := examine(self._spec, description, completed, None if init_from is None else Path(init_from)).problems:
+            raise InvalidData(problems)
+        return description
+
     def _start(self) -> Started:
         """Takes up the newest whole checkpoint, if there is one."""
         state, notes = self._checkpoints.latest()
@@ -236,7 +260,7 @@ class Attempt:
             iterations=self._steps.iterations,
             samples=self._steps.epochs * self._steps.feed.samples,
             resumed_from=self._position.iteration,
-            notes=notes + changes(self._assignment.environment, here),
+            notes=self._notes + notes + changes(self._assignment.environment, here),
         )
 
     # ---- between two iterations

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.spec import FileDataset, JobSpec, SpecProblem
+from jobs.spec import BuiltinDataset, JobSpec, SpecProblem
 from workers.trainer.arrays import Arrays, Rows
 from workers.trainer.field_sources import Source
 from workers.trainer.fields import INPUT, LENGTHS, Batch, DataDescription, Field, InvalidData, Layout
@@ -34,6 +34,7 @@ __all__ = [
     "Part",
     "Parts",
     "describe",
+    "describe_unread",
     "load",
     "read_schema",
     "resident",
@@ -46,20 +47,24 @@ SCAN_ROWS = 65_536
 
 def describe(spec: JobSpec, folder: Path) -> DataDescription:
     """What `load` will give. Raises InvalidData."""
-    return _Described(spec, folder).description
+    return _Described(spec, read_schema(folder), folder).description
+
+
+def describe_unread(spec: JobSpec, schema: dict[str, Any]) -> DataDescription:
+    """The same by a schema alone, of rows that are on no disk yet: as if nothing were dropped, and the parts not stratified."""
+    return _Described(spec, {**schema, "arrays_at": {}}, None).description
 
 
 class _Described:
     """The data as a spec sees it, before its numbers are read. Raises InvalidData."""
 
-    def __init__(self, spec: JobSpec, folder: Path) -> None:
-        schema = read_schema(folder)
+    def __init__(self, spec: JobSpec, schema: dict[str, Any], folder: Path | None) -> None:
         layout = self.layout = plan(spec, schema)
         self.at_once = resident(layout.rows, [planned.field for planned in layout.fields.values()])
-        self.arrays = Arrays(folder, schema, mapped=self.at_once)
-        self.kept = _kept(spec, layout, self.arrays)
+        self.arrays = Arrays(folder or Path(), schema, mapped=self.at_once)
+        self.kept = None if folder is None else _kept(spec, layout, self.arrays)
         self.rows = layout.rows if self.kept is None else len(self.kept)
-        self.labels = _strata(spec, layout, self.arrays, self.kept)
+        self.labels = None if folder is None else _strata(spec, layout, self.arrays, self.kept)
         counts = part_sizes(self.rows, spec.split) if self.labels is None else stratified_sizes(self.labels, spec.split)
         problems = [
             SpecProblem(f"/split/{name}", "out_of_range", f"{getattr(spec.split, name)} of {self.rows} rows is no row at all")
@@ -95,7 +100,7 @@ def load(spec: JobSpec, folder: Path) -> Parts:
 
     Draws from a generator of its own only, never from torch's default generator.
     """
-    data = _Described(spec, folder)
+    data = _Described(spec, read_schema(folder), folder)
     places = split_rows(data.rows, spec, data.labels)
     parts = [place if data.kept is None else torch.from_numpy(data.kept)[place] for place in places]
     sources = _sources(spec, data, parts[0])
@@ -104,7 +109,7 @@ def load(spec: JobSpec, folder: Path) -> Parts:
 
 def _sources(spec: JobSpec, data: _Described, train: Tensor) -> dict[str, Source]:
     """Every field ready to be read: missing numbers filled, then normalised, both by the training rows' figures."""
-    missing = spec.dataset.missing if isinstance(spec.dataset, FileDataset) else "error"
+    missing = "error" if isinstance(spec.dataset, BuiltinDataset) else spec.dataset.missing
     found: dict[str, Source] = {}
     for name, planned in data.layout.fields.items():
         source = found[name] = planned.open(data.arrays)
@@ -126,7 +131,7 @@ def _part(sources: dict[str, Source], rows: Tensor, data: _Described) -> Part:
 
 def _kept(spec: JobSpec, layout: Layout, arrays: Arrays) -> Rows | None:
     """The rows in which no field misses anything, in the file's order; None where none is dropped. Raises InvalidData."""
-    if not (isinstance(spec.dataset, FileDataset) and spec.dataset.missing == "drop" and layout.has_gaps):
+    if isinstance(spec.dataset, BuiltinDataset) or spec.dataset.missing != "drop" or not layout.has_gaps:
         return None
     sources = [planned.open(arrays) for planned in layout.fields.values() if planned.gaps]
     blocks = []

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from jobs.model_spec import NESTED, ExportedModel, PythonModel, SequentialModel
-from jobs.spec import Component, JobSpec
+from jobs.spec import Component, JobSpec, PythonDataset
 from workers.trainer.model import CompletedLayer, CompletedModel
 from workers.trainer.objective import Criterion
 from workers.trainer.optimizers import Optimizing, read_back
@@ -42,6 +42,8 @@ def effective_spec(
     }
     if device is not None:
         found["device"] = {"value": device, "source": "given" if long.get("device") == device else "inferred"}
+    if isinstance(spec.dataset, PythonDataset):
+        found["dataset"]["kwargs"] = {name: _leaf(value, "given") for name, value in spec.dataset.kwargs.items()}
     found["model"] = _model(spec, completed)
     found["loss"] = _component(spec.loss, loss.read_back(), loss.loss.inferred) | {"inputs": _routes(spec.loss.inputs, loss)}
     found["optimizer"] = _optimizer(spec, optimizing)
@@ -95,7 +97,8 @@ def _layer(layer: CompletedLayer, given: dict[str, Any]) -> dict[str, Any]:
 def _plain(value: Any, given: Any, is_given: bool) -> Any:
     if isinstance(value, BaseModel):
         members = given if isinstance(given, dict) else {}
-        return {name: _plain(getattr(value, name), members.get(name), name in members) for name in type(value).model_fields}
+        names = {field.alias or name: name for name, field in type(value).model_fields.items()}
+        return {said: _plain(getattr(value, name), members.get(said), said in members) for said, name in names.items()}
     if isinstance(value, list) and value and isinstance(value[0], BaseModel):
         return [_plain(member, one, True) for member, one in zip(value, given, strict=True)]
     if isinstance(value, dict) and any(isinstance(member, BaseModel) for member in value.values()):

@@ -41,6 +41,8 @@ class Field:
     dtype: torch.dtype = torch.float32  # or int64, which labels and codes always are
     fractions: bool = False  # numbers that are not whole are among them, as far as is known
     zeros: bool = False  # 0 is among them, as far as is known
+    open_ended: bool = False  # more may come than range and classes say: not all rows, or not all labels, were seen
+    high_row: int | None = None  # the row of the highest number, counted from 1, where it is known
 
     def __post_init__(self) -> None:
         if self.shape == () or self.integers is not None:

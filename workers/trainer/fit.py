@@ -73,7 +73,7 @@ def _unfit(loss: str, target: Field) -> str | None:
         return f"{loss} wants targets between 0 and 1, but they run from {low:g} to {high:g}"
     if form == "float" and (classes or 0) > 2:
         return f"{loss} wants numbers, but the target holds {classes} class labels; use CrossEntropyLoss"
-    if loss in SIGN_LOSSES and not (low == -1 and high == 1):
+    if loss in SIGN_LOSSES and not (low >= -1 and high <= 1 if target.open_ended else low == -1 and high == 1):
         return f"{loss} wants targets -1 and 1, but they run from {low:g} to {high:g}"
     if loss in SIGN_LOSSES and (target.zeros or target.fractions):
         return f"{loss} wants targets -1 and 1, but there are {'zeros' if target.zeros else 'fractions'} among them"

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from jobs.spec import FileDataset, JobSpec, SpecProblem
+from jobs.spec import BuiltinDataset, FileDataset, JobSpec, PythonDataset, SpecProblem
 from workers.trainer.arrays import Arrays
 from workers.trainer.columns import MAX_CLASSES, Columns, given_classes
 from workers.trainer.field_sources import ArraySource, LabelSource, Pictures, Source, Windows
 from workers.trainer.fields import INPUT, Field, InvalidData, Layout, Planned, beyond_float32, whole
 from workers.trainer.objective import TARGET, TargetForm, target_form
+from workers.trainer.own_fields import Arrayed, asked, open_ended
 
 BYTES = 256
 OPTIONS = {"images": ("size",), "text": ("level", "window", "stride")}
@@ -23,15 +24,17 @@ MAX_ROW_NUMBERS = 2**24
 def plan(spec: JobSpec, schema: dict[str, Any]) -> Layout:
     """The fields and how they are read. Raises InvalidData with every problem."""
     problems: list[SpecProblem] = []
-    if not isinstance(spec.dataset, FileDataset):
-        layout = _builtin(schema, target_form(spec.loss))
+    source, form = schema["source"], target_form(spec.loss)
+    if isinstance(spec.dataset, BuiltinDataset):
+        layout = _builtin(schema, form)
+    elif isinstance(spec.dataset, PythonDataset):
+        layout = _named_arrays(spec.dataset, schema, form, problems)
     else:
-        source, form = schema["source"], target_form(spec.loss)
         problems += _options(spec.dataset, source)
         if source == "text":
             layout = _text(spec.dataset, schema, problems)
         elif source == "npz":
-            layout = _npz(spec.dataset, schema, form, problems)
+            layout = _named_arrays(spec.dataset, schema, form, problems)
         else:
             layout = _table(spec.dataset, schema, form, problems)
     if spec.model.type == "Sequential" and layout.inputs and INPUT not in layout.inputs:
@@ -177,40 +180,36 @@ def _pictures(dataset: FileDataset, schema: dict[str, Any], problems: list[SpecP
 # ---- arrays
 
 
-def _npz(dataset: FileDataset, schema: dict[str, Any], form: TargetForm, problems: list[SpecProblem]) -> Layout:
-    """Inputs and targets by the arrays' names; `x` and `y` where the spec names none."""
-    asked = {
-        "inputs": {n: (s.array, s.dtype, s.classes) for n, s in dataset.inputs.items()}
-        if dataset.inputs
-        else {INPUT: (INPUT, None, None)},
-        "targets": {n: (s.array, s.dtype, s.classes) for n, s in dataset.targets.items()}
-        if dataset.targets
-        else {TARGET: (TARGET, None, None)},
-    }
+def _named_arrays(dataset: Arrayed, schema: dict[str, Any], form: TargetForm, problems: list[SpecProblem]) -> Layout:
+    """Inputs and targets by the names of the arrays of an NPZ file, or of a user's Dataset."""
     made: dict[str, dict[str, Planned]] = {"inputs": {}, "targets": {}}
     rows: dict[str, int] = {}
-    for member, fields in asked.items():
+    for member, fields in asked(dataset, schema, form).items():
         for name, (array, dtype, classes) in fields.items():
             pointer = f"/dataset/{member}/{name}" if getattr(dataset, member) else f"/dataset/{member}"
             if (about := _array(array, schema, pointer, problems)) is None:
                 continue
             rows[str(array)] = about["shape"][0]
             of = _Array(str(array), about, dataset, pointer, problems)
-            made[member][name] = of.input(dtype) if member == "inputs" else of.target(form, dtype, classes)
+            planned = of.input(dtype) if member == "inputs" else of.target(form, dtype, classes)
+            made[member][name] = open_ended(planned, about, classes) if isinstance(dataset, PythonDataset) else planned
     if len(set(rows.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in rows.items())
         problems.append(SpecProblem("/dataset", "invalid_data", f"the arrays differ in their number of rows: {listed}"))
+    if not made["inputs"] and not problems:
+        problems.append(SpecProblem("/dataset", "invalid_data", "no array is left for an input beside the targets"))
     return Layout(next(iter(rows.values()), 0), made["inputs"], made["targets"])
 
 
 def _array(name: str | None, schema: dict[str, Any], pointer: str, problems: list[SpecProblem]) -> dict[str, Any] | None:
     """What the schema says of an array with rows; None after a problem."""
+    whose = "the data set" if schema["source"] == "python" else "the file"
     if name is None:
-        problems.append(SpecProblem(f"{pointer}/columns", "not_supported", "an NPZ file has arrays, not columns"))
+        problems.append(SpecProblem(f"{pointer}/columns", "not_supported", f"{whose} has arrays, not columns"))
         return None
     about: dict[str, Any] | None = schema["arrays"].get(name)
     if about is None:
-        detail = f"the file has no array {name!r}; it has {', '.join(list(schema['arrays'])[:12])}"
+        detail = f"{whose} has no array {name!r}; it has {', '.join(list(schema['arrays'])[:12])}"
         problems.append(SpecProblem(pointer, "unknown_array", detail))
     elif not about["shape"]:
         problems.append(SpecProblem(pointer, "invalid_data", f"array {name!r} is one number and has no rows"))
@@ -219,11 +218,9 @@ def _array(name: str | None, schema: dict[str, Any], pointer: str, problems: lis
 
 
 class _Array:
-    """One array of an NPZ file as an input or a target."""
+    """One array as an input or a target."""
 
-    def __init__(
-        self, name: str, about: dict[str, Any], dataset: FileDataset, pointer: str, problems: list[SpecProblem]
-    ) -> None:
+    def __init__(self, name: str, about: dict[str, Any], dataset: Arrayed, pointer: str, problems: list[SpecProblem]) -> None:
         self._name, self._about, self._dataset, self._pointer, self._problems = name, about, dataset, pointer, problems
         self._shape = tuple(about["shape"][1:])
         self._low, self._high = about.get("min", 0.0), about.get("max", 0.0)

@@ -20,10 +20,9 @@ from jobs.spec import JobSpec, SpecProblem
 from workers.trainer.data import Batch, DataDescription
 from workers.trainer.model import BuildProblem, CompletedModel, Model, ModelOutput, batch_rows, last_batch_rows
 from workers.trainer.objective import OUTPUT
-from workers.trainer.source import SourceProblem, build, load_class, user_errors
+from workers.trainer.source import SourceProblem, build, file_name, load_class, user_errors
 
 HERE = "/model"
-SOURCE = "model.py"  # what sentences and tracebacks call the file
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,15 @@ class OwnModel:
 
     def model(self, inputs: tuple[str, ...], outputs: list[str]) -> Model:
         """A new instance that says where in the source it fails."""
-        return _Watched(self.build(), inputs, outputs)
+        try:
+            return _Watched(self.build(), inputs, outputs)
+        except SourceProblem as problem:
+            raise problem.within(HERE) from problem
 
 
 class _Watched(Model):
     def __call__(self, batch: Batch) -> Batch:
-        with user_errors("", f"{type(self.module).__name__}.forward"):
+        with user_errors(HERE, f"{type(self.module).__name__}.forward"):
             return super().__call__(batch)
 
 
@@ -52,12 +54,13 @@ def complete_own(spec: JobSpec, description: DataDescription, path: Path) -> Com
     """The class in the file at `path` as this job's model. Raises BuildProblem with everything that does not fit."""
     assert isinstance(spec.model, PythonModel)
     try:
-        own = OwnModel(load_class(path.read_bytes(), spec.model.class_name, nn.Module, SOURCE), spec.model.kwargs)
+        cls = load_class(path.read_bytes(), spec.model.class_name, nn.Module, file_name(spec, "model"))
+        own = OwnModel(cls, spec.model.kwargs)
         trial = own.build()
         names = _input_names(own.cls, description)
         outputs = _tried(trial, names, description, batch_rows(spec, description), last_batch_rows(spec, description))
     except SourceProblem as problem:
-        raise BuildProblem([SpecProblem(f"{HERE}{p.pointer}", p.code, p.detail) for p in problem.problems]) from problem
+        raise BuildProblem(problem.within(HERE).problems) from problem
     named = (OUTPUT,) if len(outputs) == 1 else tuple(f"{OUTPUT}_{number}" for number in range(len(outputs)))
     told = (ModelOutput(name, HERE, tuple(one.shape[1:]), ()) for name, one in zip(named, outputs, strict=True))
     return CompletedModel((), names, tuple(told), (), trial, own)

@@ -95,8 +95,9 @@ class Place:
 
 def placeholder(field: Field, rows: Sequence[int]) -> Value:
     """An input of the model: rows of a field on the meta device."""
+    integers = None if field.open_ended else field.integers
     tensors = tuple(torch.empty((n, *field.shape), device="meta", dtype=field.dtype) for n in rows)
-    return Value(tensors, integers=field.integers, least=field.low if field.integers is not None else None)
+    return Value(tensors, integers=integers, least=field.low if integers is not None else None)
 
 
 def written(shape: Shape, constant: bool = False) -> str:

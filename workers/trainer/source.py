@@ -21,6 +21,8 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from jobs.arguments import SpecProblem, did_you_mean, escape, shown
+from jobs.model_spec import PythonModel
+from jobs.spec import JobSpec, PythonDataset
 from workers.sandbox import is_strict
 
 MESSAGE_CHARACTERS = 300
@@ -36,6 +38,17 @@ class SourceProblem(Exception):
         super().__init__("; ".join(problem.detail for problem in problems))
         self.problems = problems
         self.line = line
+
+    def within(self, pointer: str) -> SourceProblem:
+        """The same, its pointers counted from the whole spec: `pointer` is the part that names the class."""
+        moved = [SpecProblem(f"{pointer}{one.pointer}", one.code, one.detail) for one in self.problems]
+        return SourceProblem(moved, self.line)
+
+
+def file_name(spec: JobSpec, part: str) -> str:
+    """What sentences and tracebacks call the source of "model" or "data", which may be one upload."""
+    one = isinstance(spec.dataset, PythonDataset) and isinstance(spec.model, PythonModel) and spec.dataset.id == spec.model.id
+    return "source.py" if one else f"{part}.py"
 
 
 def load_class(source: bytes, class_name: str, base: type[T], filename: str = "source.py") -> type[T]:

@@ -71,6 +71,8 @@ def _unfit(step: spec.OnInput, field: Field) -> str | None:
     if isinstance(step, spec.OneHot):
         if field.dtype != torch.int64 or field.classes is None:
             return "wants whole numbers from 0: give the input the dtype int64"
+        if field.open_ended and step.num_classes is None:
+            return "wants num_classes: how large the numbers are is not known before all of them have been read"
         return f"has {step.num_classes} classes, but the numbers go up to {field.high:g}" if _too_few(step, field) else None
     if field.dtype != torch.float32:
         return "wants numbers, but the input is int64"

@@ -24,7 +24,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.profiles import STRICT
+from jobs.profiles import PLAIN
 from workers.protocol import Assignment, Channel
 from workers.sandbox import Limits, apply_plain, apply_strict, die_with
 
@@ -179,11 +179,11 @@ def _close_all_but(kept: set[int]) -> None:
 
 def _sandbox(assignment: Assignment, channel: int) -> None:
     folder = Path(assignment.job_folder)
-    if assignment.profile != STRICT:
+    if assignment.profile == PLAIN:
         apply_plain(folder)
         return
     limits = Limits(memory_bytes=assignment.memory_bytes, file_bytes=assignment.disk_bytes)
-    named = (assignment.dataset, assignment.model_file, assignment.init_from)
+    named = (assignment.dataset, assignment.source_file, assignment.model_file, assignment.init_from)
     apply_strict(folder, limits=limits, readable=[Path(path) for path in named if path is not None], keep={channel})
 
 

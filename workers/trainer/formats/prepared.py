@@ -6,6 +6,7 @@ else, little-endian in C order, so that a trainer can map it. Folders of the old
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -105,7 +106,10 @@ def write_schema(folder: Path, schema: dict[str, Any]) -> None:
 
 def publish(temporary: Path, final: Path) -> None:
     """Renames a file that is safe on the disk by then."""
-    temporary.chmod(READABLE)  # safetensors writes for its own user only; the one who trains may be another
+    # safetensors writes for its own user only; the one who trains may be another. Under profile strict, which has no chmod,
+    # it is the same.
+    with contextlib.suppress(PermissionError):
+        temporary.chmod(READABLE)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(final)

@@ -41,6 +41,7 @@ from workers.trainer.source import SourceProblem
 from workers.trainer.weights import initialize, take_over
 
 MESSAGE_CHARACTERS = 2000
+OVER = ("succeeded", "failed", "cancelled")  # no later attempt will want the rows of a user's own data set
 
 
 def run(assignment: Assignment, channel: Channel) -> None:
@@ -48,7 +49,7 @@ def run(assignment: Assignment, channel: Channel) -> None:
     control = Control(channel)
     try:
         ended = _outcome(assignment, control)
-        if ended.state != "given_back" and assignment.source_file is not None:
+        if ended.state in OVER and assignment.source_file is not None:
             own_data.discard(Path(assignment.dataset))
         control.send(ended)
     except SupervisorGone:

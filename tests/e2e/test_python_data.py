@@ -14,7 +14,8 @@ from torch import nn
 
 from tests.e2e.conftest import Service, wait_for
 from tests.e2e.user_service import user_service
-from tests.trainer.test_own_data import BLOBS, DATA, textbook
+from tests.trainer.test_own_data import BLOBS, textbook
+from tests.trainer.test_own_data_checks import DATA
 
 MEMORY, DISK = 2**30, 2**25
 HERE = "/dataset/class"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.model_spec import SequentialModel
-from jobs.profiles import profile_under
-from jobs.spec import FileDataset, InvalidSpec, JobSpec, SpecProblem, offer_for, parse, posted, profile_of, threads_for
+from jobs.spec import FileDataset, InvalidSpec, JobSpec, SpecProblem, parse, posted, threads_for
 
 GOOD: dict[str, Any] = {
     "name": "breast-cancer-mlp",
@@ -349,18 +348,3 @@ def test_what_is_wrong_without_end_is_cut_short() -> None:
     assert len(problems(changed(**{f"field{number}": 1 for number in range(10_000)}))) == 100
     (problem,) = problems(changed(**{"x" * 2_000_000: 1}))
     assert len(problem.pointer) + len(problem.detail) < 200
-
-
-def test_what_a_worker_must_offer() -> None:
-    data = {"type": "python", "id": "file_" + "0" * 24, "class": "D"}  # of a model too
-    exported = {"type": "exported", "id": "file_" + "0" * 24}
-    cases: list[tuple[dict[str, Any], str, str]] = [
-        ({}, "plain", "plain"),
-        ({"model": exported}, "strict", "strict"),
-        ({"dataset": data}, "strict", "python"),
-        ({"dataset": data, "model": exported}, "strict", "python"),
-        ({"model": data}, "strict", "python"),
-    ]
-    for changes, profile, offer in cases:
-        spec = parse(GOOD | changes)
-        assert (profile_of(spec), offer_for(spec), profile_under(offer)) == (profile, offer, profile)

@@ -29,7 +29,7 @@ def spec(dataset: dict[str, Any], loss: str = "CrossEntropyLoss", **more: Any) -
 
 def prepared(folder: Path, text: str) -> Path:
     (folder / "upload").write_text(text)
-    ingest.write(folder / "out", *ingest.read_csv(folder / "upload"))
+    ingest.read(folder / "upload", folder / "out", "csv")
     return folder / "out"
 
 

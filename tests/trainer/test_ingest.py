@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from workers.trainer import ingest
+from workers.trainer.arrays import Arrays
 
 
 def csv(folder: Path, text: str | bytes) -> Path:
@@ -20,8 +21,15 @@ def csv(folder: Path, text: str | bytes) -> Path:
     return path
 
 
+def read_csv(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    """The schema of a CSV file and all its arrays, as a trainer sees them."""
+    folder = path.parent / "out"
+    schema = ingest.read(path, folder, "csv")
+    return schema, {name: array.slice(0, len(array)) for name, array in Arrays(folder, schema).items()}
+
+
 def test_column_types_and_categories(tmp_path: Path) -> None:
-    schema, arrays = ingest.read_csv(csv(tmp_path, "\ufeffa,b,c\n1,red,+3\n2.5,blue,x\nNA,red,1e3\n"))
+    schema, arrays = read_csv(csv(tmp_path, "\ufeffa,b,c\n1,red,+3\n2.5,blue,x\nNA,red,1e3\n"))
     a, b, c = schema["columns"]
     assert (schema["rows"], [x["type"] for x in (a, b, c)]) == (3, ["numeric", "text", "mixed"])
     assert (a["missing"], a["first_missing"]) == (1, 3)
@@ -33,12 +41,12 @@ def test_column_types_and_categories(tmp_path: Path) -> None:
 
 def test_numbers_keep_every_bit_of_float64(tmp_path: Path) -> None:
     values = [0.1, 1e-308, 123456789.123456789, -2.5e10, 5e-324]
-    _, arrays = ingest.read_csv(csv(tmp_path, "v\n" + "\n".join(map(repr, values)) + "\n"))
+    _, arrays = read_csv(csv(tmp_path, "v\n" + "\n".join(map(repr, values)) + "\n"))
     assert arrays["numbers.0"].tolist() == values
 
 
 def test_what_is_no_finite_number_is_text(tmp_path: Path) -> None:
-    schema, _ = ingest.read_csv(csv(tmp_path, "v,w\n1e999,0x10\n1,1_000\n"))
+    schema, _ = read_csv(csv(tmp_path, "v,w\n1e999,0x10\n1,1_000\n"))
     assert schema["columns"][0]["first_text"] == {"row": 1, "value": "1e999"}
     assert schema["columns"][1]["type"] == "text"
 
@@ -60,12 +68,12 @@ def test_what_is_no_finite_number_is_text(tmp_path: Path) -> None:
 )
 def test_refused(tmp_path: Path, text: str | bytes, sentence: str) -> None:
     with pytest.raises(ingest.UnreadableFile, match=sentence):
-        ingest.read_csv(csv(tmp_path, text))
+        read_csv(csv(tmp_path, text))
 
 
 @pytest.mark.parametrize("before", ["\n", "\n\n", "\r\n\r\n", "\ufeff\n", "\n\r\n"])
 def test_empty_lines_are_no_rows(tmp_path: Path, before: str) -> None:
-    schema, arrays = ingest.read_csv(csv(tmp_path, f"{before}color,label\nr,1\n\ng,2\n\n"))
+    schema, arrays = read_csv(csv(tmp_path, f"{before}color,label\nr,1\n\ng,2\n\n"))
     assert (schema["rows"], [c["name"] for c in schema["columns"]]) == (2, ["color", "label"])
     assert schema["columns"][0]["categories"] == ["g", "r"]
     np.testing.assert_array_equal(arrays["numbers.1"], [1, 2])
@@ -76,7 +84,7 @@ def test_a_row_that_is_not_utf8_fails_in_one_place(tmp_path: Path, monkeypatch: 
     unraisable: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     with pytest.raises(ingest.UnreadableFile, match="UTF-8"):
-        ingest.read_csv(csv(tmp_path, b"a,b\n1,2\n\xff\xfe,3,4\n"))
+        read_csv(csv(tmp_path, b"a,b\n1,2\n\xff\xfe,3,4\n"))
     assert unraisable == []
 
 
@@ -85,19 +93,19 @@ def test_a_thousand_different_cells_are_told_apart_and_no_more(tmp_path: Path, l
     """NaN and the forms of a missing cell do not count; the last one may come after many rows."""
     known = [*range(1000)] * (70 if late else 1)
     rows = [f"{v},n{v}" for v in known] + ["nan,NA", ",null"]
-    schema, arrays = ingest.read_csv(csv(tmp_path, "\n".join(["a,b", *rows])))
+    schema, arrays = read_csv(csv(tmp_path, "\n".join(["a,b", *rows])))
     a, b = schema["columns"]
     assert (a["distinct"], a["values"], a["counts"][:2]) == (1000, [float(v) for v in range(1000)], [len(known) // 1000] * 2)
     assert (b["distinct"], b["categories"]) == (1000, sorted(f"n{v}" for v in range(1000)))
     np.testing.assert_array_equal(arrays["numbers.0"][:-2], known)
-    schema, arrays = ingest.read_csv(csv(tmp_path, "\n".join(["a,b", *rows, "1000,n1000"])))
+    schema, arrays = read_csv(csv(tmp_path, "\n".join(["a,b", *rows, "1000,n1000"])))
     assert [c["distinct"] for c in schema["columns"]] == [1001, 1001]
     assert not any({"values", "categories"} & c.keys() for c in schema["columns"])
     assert list(arrays) == ["numbers.0"]
 
 
 def test_quoted_newlines_and_commas(tmp_path: Path) -> None:
-    schema, _ = ingest.read_csv(csv(tmp_path, 'a,b\n"x, y",1\n"two\nlines",2\n'))
+    schema, _ = read_csv(csv(tmp_path, 'a,b\n"x, y",1\n"two\nlines",2\n'))
     assert schema["columns"][0]["categories"] == ["two\nlines", "x, y"]
 
 

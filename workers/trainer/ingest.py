@@ -38,7 +38,7 @@ from workers.trainer.formats.table import read_csv
 from workers.trainer.formats.text import read_text
 from workers.trainer.formats.zipped import opened
 
-__all__ = ["UnreadableFile", "builtins", "main", "read", "read_csv", "write"]
+__all__ = ["UnreadableFile", "builtins", "main", "read", "write"]
 
 MEMORY_BYTES = 8 * 2**30
 CPU_SECONDS = 600
@@ -80,24 +80,20 @@ def _refused(what: str) -> Reader:
     raise UnreadableFile(f"{what} cannot be a data set; upload CSV, Parquet, NPZ, a ZIP of images, or plain text")
 
 
-def _streamed(reader: Callable[[Path, Writer], dict[str, Any]]) -> Reader:
+def _streamed(reader: Callable[[Path, Writer], dict[str, Any]], *, packed: bool = False) -> Reader:
+    """Arrays are files of their own, or `packed` into one where there may be more than a process may have open."""
+
     def into(path: Path, folder: Path) -> dict[str, Any]:
         writer = Writer(folder, most_bytes(path))
         try:
             schema = reader(path, writer)
-            writer.finish(schema)
+            writer.finish(schema, packed=packed)
         except BaseException:
             writer.discard()
             raise
         return schema
 
     return into
-
-
-def _csv(path: Path, folder: Path) -> dict[str, Any]:
-    schema, arrays = read_csv(path)
-    write(folder, schema, arrays)
-    return schema
 
 
 def _zip(path: Path, folder: Path) -> dict[str, Any]:
@@ -128,7 +124,7 @@ def _text_or_table(path: Path, folder: Path) -> dict[str, Any]:
     if is_source(path):
         return READERS["python"](path, folder)
     try:
-        return _csv(path, folder)
+        return READERS["csv"](path, folder)
     except UnreadableFile as error:
         with path.open("rb") as file:
             first, more = file.readline(2**16), file.read(1)
@@ -138,7 +134,7 @@ def _text_or_table(path: Path, folder: Path) -> dict[str, Any]:
 
 
 READERS: dict[str, Reader] = {
-    "csv": _csv,
+    "csv": _streamed(read_csv, packed=True),
     "parquet": _streamed(read_parquet),
     "npz": _streamed(read_npz),
     "images": _streamed(read_images),

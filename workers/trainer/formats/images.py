@@ -101,19 +101,20 @@ def _labelled(
     with tempfile.NamedTemporaryFile() as copy, reading(archive, entry) as stream:
         copy.write(stream.read())
         copy.flush()
-        cells = table.read_cells(Path(copy.name))
-    if cells.num_columns < 2:
-        raise UnreadableFile("the CSV file of labels has no column beside the images' names")
+        labels, found = table.Columns(), list[str]()
+        for block in table.blocks(Path(copy.name)):
+            if block.num_columns < 2:
+                raise UnreadableFile("the CSV file of labels has no column beside the images' names")
+            found += block.column(0).to_pylist()
+            labels.add(block.remove_column(0), writer)
     folder = PurePosixPath(entry.filename).parent
-    names = [str(folder / name.strip()) for name in cells.column(0).to_pylist()]
+    names = [str(folder / name.strip()) for name in found]
     for row, name in enumerate(names, start=1):
         if name not in images:
             raise UnreadableFile(f"row {row} of the CSV file of labels names {name[:80]!r}, which is not in the ZIP file")
     if len(set(names)) < len(names):
         raise UnreadableFile("the CSV file of labels names an image twice")
-    schema, arrays = table.columns_of(cells.remove_column(0))
-    for name, array in arrays.items():
-        writer.append(name, array)
+    schema = labels.schema(writer)
     return names, {key: schema[key] for key in ("columns", "preview")}
 
 

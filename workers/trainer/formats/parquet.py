@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from workers.trainer.formats.codes import Codes
 from workers.trainer.formats.figures import Figures
 from workers.trainer.formats.prepared import MAX_CATEGORIES, PREVIEW_ROWS, UnreadableFile, Writer
 
@@ -139,20 +140,14 @@ class Numbers:
 
 
 class Texts:
-    """Codes in the order of appearance until the end is known, then by code point."""
-
     bytes_per_row = 4
 
     def __init__(self, index: int) -> None:
-        self._name = f"codes.{index}"
-        self._codes: dict[str, int] = {}
-        self._counts = np.zeros(MAX_CATEGORIES, dtype=np.int64)
-        self._rows, self._missing, self._first_missing = 0, 0, None
-
-    _first_missing: int | None
+        self._codes = Codes(index)
+        self._rows, self._missing = 0, 0
+        self._first_missing: int | None = None
 
     def add(self, cells: Any, writer: Writer) -> None:
-        import pyarrow as pa
         import pyarrow.compute as pc
 
         nulls = np.asarray(pc.is_null(cells).to_numpy(zero_copy_only=False))
@@ -160,32 +155,12 @@ class Texts:
             self._missing += int(nulls.sum())
             self._first_missing = self._first_missing or self._rows + int(nulls.argmax()) + 1
         self._rows += len(cells)
-        encoded = cells if pa.types.is_dictionary(cells.type) else cells.dictionary_encode()
-        indices = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
-        used = np.unique(indices[~nulls])
-        texts = encoded.dictionary.take(pa.array(used)).to_pylist()
-        for text in texts:
-            if len(self._codes) <= MAX_CATEGORIES:
-                self._codes.setdefault(text, len(self._codes))
-        if len(self._codes) > MAX_CATEGORIES:
-            writer.drop(self._name)
-            return
-        recode = np.full(int(used.max(initial=0)) + 1, -1, dtype=np.int32)
-        recode[used] = [self._codes[text] for text in texts]
-        codes = np.where(nulls, np.int32(-1), recode[np.minimum(indices, len(recode) - 1)])
-        self._counts += np.bincount(codes[~nulls], minlength=MAX_CATEGORIES)
-        writer.append(self._name, codes)
+        if not self._codes.full:
+            self._codes.add(cells, nulls, writer)
 
     def schema(self, writer: Writer) -> dict[str, Any]:
-        found = {"type": "text", "missing": self._missing, "first_missing": self._first_missing, "distinct": len(self._codes)}
-        if len(self._codes) > MAX_CATEGORIES:
-            return found
-        kept = sorted(self._codes)  # Python sorts strings by code point
-        new = np.full(len(kept) + 1, -1, dtype=np.int32)  # the last one is where -1 points
-        for position, text in enumerate(kept):
-            new[self._codes[text]] = position
-        writer.rewrite(self._name, new)
-        return found | {"categories": kept, "counts": [int(self._counts[self._codes[text]]) for text in kept]}
+        missing = {"missing": self._missing, "first_missing": self._first_missing}
+        return {"type": "text", **missing, **self._codes.schema(writer)}
 
 
 class Lists:

@@ -1,7 +1,8 @@
 """What reading an upload leaves behind: arrays appended block by block to raw files, and a schema that is written last.
 
 `schema.json` names each array: {"arrays_at": {name: {"file", "dtype", "shape"}}}. A file holds the array's numbers and nothing
-else, little-endian in C order, so that a trainer can map it. Folders of the older kind hold one `arrays.safetensors` instead.
+else, little-endian in C order, so that a trainer can map it. The arrays of a CSV file or a built-in set lie in one
+`arrays.safetensors` instead.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ PREVIEW_ROWS = 5
 MAX_OUTPUT_BYTES = 32 * 2**30
 FREE_OUTPUT_BYTES = 256 * 2**20  # what even the smallest upload may become
 MOST_TIMES_LARGER = 100  # deflate alone can reach 1,000
+COPIED_BYTES = 2**22
+REWRITTEN_ROWS = 2**20
+SAFETENSORS = {"<f8": "F64", "<i4": "I32"}
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -72,22 +77,52 @@ class Writer:
 
     def rewrite(self, name: str, new: npt.NDArray[Any]) -> None:
         """Replaces every value v of an integer array by new[v], in place."""
-        if not self._rows[name]:
-            return
-        values = np.memmap(self._files[name], dtype=self._kinds[name][0], mode="r+")
-        for start in range(0, len(values), 2**20):
-            values[start : start + 2**20] = new[values[start : start + 2**20]]
-        values.flush()
+        dtype = self._kinds[name][0]
+        with self._files[name].open("r+b") as file:  # a mapping of the whole would all be resident in the end
+            for start in range(0, self._rows[name], REWRITTEN_ROWS):
+                file.seek(start * dtype.itemsize)
+                values = np.fromfile(file, dtype, REWRITTEN_ROWS)
+                file.seek(start * dtype.itemsize)
+                file.write(new[values].data.cast("B"))
 
-    def finish(self, schema: dict[str, Any]) -> None:
-        """Makes the data set whole: arrays first, the schema last. Raises OSError."""
+    def finish(self, schema: dict[str, Any], *, packed: bool = False) -> None:
+        """Makes the data set whole: arrays first, the schema last; `packed`, the arrays are one file. Raises OSError."""
+        if packed:
+            self._pack()
+            write_schema(self._folder, schema)
+            return
         arrays = {}
         for name, file in self._files.items():
             final = file.with_name(file.name.partition(".")[0] + ".bin")
             publish(file, final)
-            dtype, shape = self._kinds[name]
-            arrays[name] = {"file": final.name, "dtype": dtype.str, "shape": [self._rows[name], *shape]}
+            arrays[name] = {"file": final.name, "dtype": self._kinds[name][0].str, "shape": self._shape(name)}
         write_schema(self._folder, {**schema, "arrays_at": arrays})
+
+    def _shape(self, name: str) -> list[int]:
+        return [self._rows[name], *self._kinds[name][1]]
+
+    def _pack(self) -> None:
+        """All arrays become one safetensors file; each is gone from the disk before the next is copied."""
+        at, offset = {}, 0
+        names = sorted(self._files, key=lambda name: -self._kinds[name][0].itemsize)  # every number at a multiple of its size
+        for name in names:
+            end = offset + self._files[name].stat().st_size
+            at[name] = {
+                "dtype": SAFETENSORS[self._kinds[name][0].str],
+                "shape": self._shape(name),
+                "data_offsets": [offset, end],
+            }
+            offset = end
+        header = json.dumps(at).encode()
+        header += b" " * (-len(header) % 8)
+        packed = self._files[""] = self._folder / f"arrays.{os.getpid()}.tmp"
+        with packed.open("wb") as target:
+            target.write(len(header).to_bytes(8, "little") + header)
+            for name in names:
+                with self._files[name].open("rb") as source:
+                    shutil.copyfileobj(source, target, COPIED_BYTES)
+                self.drop(name)
+        publish(packed, self._folder / "arrays.safetensors")
 
     def discard(self) -> None:
         """Removes what was written so far."""

@@ -7,40 +7,47 @@ different cells.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from workers.trainer.formats.codes import Codes
 from workers.trainer.formats.figures import Figures
-from workers.trainer.formats.prepared import MAX_CATEGORIES, PREVIEW_ROWS, Arrays, UnreadableFile
+from workers.trainer.formats.prepared import MAX_CATEGORIES, PREVIEW_ROWS, UnreadableFile, Writer
 from workers.trainer.formats.text import decoded
 
 MAX_COLUMNS = 4096
+CHUNK_BYTES = 2**20  # what Arrow cuts a file into; a row of more than two of them is refused
+BLOCK_BYTES = 32 * 2**20  # of cells and their offsets that are looked at together: enough rows of even the widest table
+FILL_ROWS = 2**20
+TRIED_CELLS = 64  # Arrow writes a message for each cell that is no number: a column of texts shows it in its first cells
 MISSING = frozenset({"", "na", "nan", "null"})  # compared in lower case, blanks around a cell removed
 # Arrow's own message would echo the file's bytes.
 NOT_CSV = "not a CSV file: expected UTF-8 text with one header line and cells separated by commas"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 FIGURES = ("min", "max", "min_row", "max_row", "integers", "distinct", "values", "counts")
-BLOCK_ROWS = 65_536
 
 
-def read_csv(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """Schema and arrays of a CSV file with a header line, in UTF-8. Raises UnreadableFile."""
-    return columns_of(read_cells(path))
+def read_csv(path: Path, writer: Writer) -> dict[str, Any]:
+    """The schema of a CSV file with a header line, in UTF-8; its arrays go to `writer`. Raises UnreadableFile."""
+    columns = Columns()
+    for block in blocks(path):
+        columns.add(block, writer)
+    return {"source": "csv", **columns.schema(writer)}
 
 
-def columns_of(table: Any) -> tuple[dict[str, Any], Arrays]:
-    """Schema and arrays of a pyarrow.Table of strings."""
-    arrays: Arrays = {}
-    columns = [_column(index, name, table[name], arrays) for index, name in enumerate(table.column_names)]
-    preview = [list(row.values()) for row in table.slice(0, PREVIEW_ROWS).to_pylist()]
-    return {"source": "csv", "rows": table.num_rows, "columns": columns, "preview": preview}, arrays
+# ---- from the file to cells
 
 
-def read_cells(path: Path) -> Any:
-    """All cells as text (pyarrow.Table of strings); a row of the wrong width, an empty or a doubled heading is refused."""
+def blocks(path: Path) -> Iterator[Any]:
+    """All cells as text, in blocks of rows (pyarrow.Table of strings); at least one row in all.
+
+    Raises UnreadableFile: a row of the wrong width, an empty or a doubled heading, what is no UTF-8 or no CSV.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
@@ -52,24 +59,43 @@ def read_cells(path: Path) -> Any:
         ragged.append(row)
         return "error"
 
+    # One thread, so that a refused row knows its number.
+    read = csv.ReadOptions(use_threads=False, column_names=names, skip_rows_after_names=blank + 1, block_size=CHUNK_BYTES)
+    parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse)
+    texts = csv.ConvertOptions(column_types={n: pa.string() for n in names}, strings_can_be_null=False)
+    rows = 0
     try:
-        table = csv.read_csv(
-            path,
-            # One thread, so that a refused row knows its number.
-            read_options=csv.ReadOptions(use_threads=False, column_names=names, skip_rows_after_names=blank + 1),
-            parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
-            convert_options=csv.ConvertOptions(column_types={n: pa.string() for n in names}, strings_can_be_null=False),
-        )
+        with csv.open_csv(path, read_options=read, parse_options=parse, convert_options=texts) as reader:
+            for block in _gathered(reader):
+                rows += block.num_rows
+                yield block
     except pa.ArrowInvalid as error:
-        if ragged:
-            row = ragged[0]
-            raise UnreadableFile(
-                f"row {row.number - 1 - blank} has {row.actual_columns} cells where the header has {row.expected_columns}"
-            ) from error
-        raise UnreadableFile(NOT_CSV) from error
-    if table.num_rows == 0:
+        raise UnreadableFile(_wrong_width(ragged[0], blank) if ragged else NOT_CSV) from error
+    if not rows:
         raise UnreadableFile("the file has a header but no row")
-    return table
+
+
+def _wrong_width(row: Any, blank: int) -> str:
+    """What is said of a pyarrow.csv.InvalidRow; Arrow counts the header and the empty lines before it."""
+    return f"row {row.number - 1 - blank} has {row.actual_columns} cells where the header has {row.expected_columns}"
+
+
+def _gathered(reader: Any) -> Iterator[Any]:
+    """The batches of a pyarrow.csv.CSVStreamingReader, so many together that they have BLOCK_BYTES."""
+    import pyarrow as pa
+
+    batches: list[Any] = []
+    size = 0
+    for batch in reader:
+        if not batch.num_rows:
+            continue
+        batches.append(batch)
+        size += batch.nbytes
+        if size >= BLOCK_BYTES:
+            yield pa.Table.from_batches(batches)
+            batches, size = [], 0
+    if batches:
+        yield pa.Table.from_batches(batches)
 
 
 def _blank_lines(path: Path) -> int:
@@ -93,15 +119,14 @@ def _header(path: Path) -> list[str]:
     options = csv.ReadOptions(autogenerate_column_names=True, use_threads=False)
     parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
     try:
-        with csv.open_csv(path, read_options=options, parse_options=parse) as reader:
-            width = len(reader.schema)
+        width = _width(path)
+        if width > MAX_COLUMNS:
+            raise UnreadableFile(f"the file has {width} columns; at most {MAX_COLUMNS} are read")
         types = csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(width)}, strings_can_be_null=False)
         with csv.open_csv(path, read_options=options, parse_options=parse, convert_options=types) as reader:
             names = [str(v).strip() for v in reader.read_next_batch().slice(0, 1).to_pylist()[0].values()]
     except pa.ArrowInvalid as error:
         raise UnreadableFile(NOT_CSV) from error
-    if len(names) > MAX_COLUMNS:
-        raise UnreadableFile(f"the file has {len(names)} columns; at most {MAX_COLUMNS} are read")
     for index, name in enumerate(names):
         if not name:
             raise UnreadableFile(f"column {index + 1} has no heading")
@@ -110,31 +135,124 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _column(index: int, name: str, cells: Any, arrays: Arrays) -> dict[str, Any]:
-    """What the schema says of one column; its arrays are added to `arrays`. `cells` is a pyarrow.ChunkedArray of strings."""
+def _width(path: Path) -> int:
+    """Cells of the first record, asked of Arrow as if there was one column: it takes 14 KB for each that it believes in."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    wider: list[Any] = []
+
+    def stop(row: Any) -> str:
+        wider.append(row)
+        return "error"
+
+    options = csv.ReadOptions(column_names=["first"], use_threads=False)
+    parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=stop)
+    try:
+        csv.open_csv(path, read_options=options, parse_options=parse).close()
+    except pa.ArrowInvalid:
+        if not wider:
+            raise
+    return int(wider[0].actual_columns) if wider and wider[0].number == 1 else 1
+
+
+# ---- from cells to columns
+
+
+class Columns:
+    """What the schema says of a table's columns, collected block by block."""
+
+    def __init__(self) -> None:
+        self._columns: list[Column] = []
+        self._rows = 0
+        self._preview: list[list[str]] = []
+
+    def add(self, block: Any, writer: Writer) -> None:
+        """The next rows, a pyarrow.Table of strings; every block has the same columns."""
+        self._columns = self._columns or [Column(index, name) for index, name in enumerate(block.column_names)]
+        first = block.slice(0, PREVIEW_ROWS - len(self._preview))
+        self._preview += [list(row.values()) for row in first.to_pylist()]
+        self._rows += block.num_rows
+        for column, cells in zip(self._columns, block.columns, strict=True):
+            column.add(cells.combine_chunks(), writer)
+
+    def schema(self, writer: Writer) -> dict[str, Any]:
+        """JSON values: rows, columns and the first rows."""
+        return {"rows": self._rows, "columns": [c.schema(writer) for c in self._columns], "preview": self._preview}
+
+
+class Column:
+    def __init__(self, index: int, name: str) -> None:
+        self._name, self._array = name, f"numbers.{index}"
+        self._figures, self._codes = Figures(), Codes(index)
+        self._rows, self._missing = 0, 0
+        self._first_missing: int | None = None
+        self._first_text: dict[str, Any] | None = None
+
+    def add(self, cells: Any, writer: Writer) -> None:
+        """`cells` is a pyarrow.StringArray."""
+        text, numbers, missing = _understood(cells)
+        numeric = np.isfinite(numbers)
+        if missing.any():
+            self._missing += int(missing.sum())
+            self._first_missing = self._first_missing or self._rows + int(missing.argmax()) + 1
+        odd = ~numeric & ~missing
+        if self._first_text is None and odd.any():
+            at = int(odd.argmax())
+            self._first_text = {"row": self._rows + at + 1, "value": text[at].as_py()[:80]}
+        if self._figures.rows or numeric.any():
+            self._add_numbers(numbers, writer)
+        if not self._codes.full:
+            self._codes.add(text, missing, writer)
+        self._rows += len(cells)
+
+    def _add_numbers(self, numbers: npt.NDArray[np.float64], writer: Writer) -> None:
+        """A column's first number may come late: all cells before it are none."""
+        before = range(self._figures.rows, self._rows, FILL_ROWS)
+        gaps = (np.full(min(FILL_ROWS, self._rows - start), np.nan) for start in before)
+        for values in itertools.chain(gaps, (numbers,)):
+            self._figures.add(values)
+            writer.append(self._array, values)
+
+    def schema(self, writer: Writer) -> dict[str, Any]:
+        numeric = self._figures.rows > 0
+        kind = "text" if not numeric else ("numeric" if self._first_text is None else "mixed")
+        column = {"name": self._name, "type": kind, "missing": self._missing, "first_missing": self._first_missing}
+        if kind == "mixed":
+            column["first_text"] = self._first_text
+        column |= self._codes.schema(writer)
+        if kind == "text":
+            return column
+        column.pop("counts", None)  # of texts; numbers count by their value
+        found = self._figures.schema()
+        if kind == "numeric":
+            column["distinct"] = MAX_CATEGORIES + 1
+        wanted = FIGURES if kind == "numeric" else ("min", "max")
+        return column | {key: found[key] for key in wanted if key in found}
+
+
+def _understood(cells: Any) -> tuple[Any, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The cells without blanks around them, their numbers (NaN where one is no finite decimal number), which are missing."""
     import pyarrow.compute as pc
 
+    numbers = _parsed(cells)
+    if numbers is not None and np.isfinite(numbers).all():  # then there are no blanks, and nothing is missing
+        return cells, numbers, np.zeros(len(cells), dtype=bool)
     text = pc.utf8_trim_whitespace(cells)
     missing = _missing(text)
-    numbers = _numbers(text)
-    numeric = np.isfinite(numbers)
-    column = {"name": name, "type": _type(missing, numeric), "missing": int(missing.sum()), "first_missing": _first(missing)}
-    odd = ~numeric & ~missing
-    if column["type"] == "mixed":
-        row = _first(odd)
-        assert row is not None
-        column["first_text"] = {"row": row, "value": text[row - 1].as_py()[:80]}
-    if numeric.any():
-        arrays[f"numbers.{index}"] = numbers
-        figures = Figures()
-        figures.add(numbers)
-        found = figures.schema()
-        wanted = FIGURES if column["type"] == "numeric" else ("min", "max")
-        column |= {key: found[key] for key in wanted if key in found}
-        if column["type"] == "numeric":
-            column.setdefault("distinct", MAX_CATEGORIES + 1)
-    _categories(index, text, missing, column, arrays)
-    return column
+    return text, _numbers(text, missing), missing
+
+
+def _parsed(cells: Any) -> npt.NDArray[np.float64] | None:
+    """float64 of every cell, NaN for a null; None where a cell is no number at all."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        pc.cast(cells.slice(0, TRIED_CELLS), pa.float64())
+        return np.array(pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    except pa.ArrowInvalid:
+        return None
 
 
 def _missing(text: Any) -> npt.NDArray[np.bool_]:
@@ -142,63 +260,20 @@ def _missing(text: Any) -> npt.NDArray[np.bool_]:
     import pyarrow.compute as pc
 
     found = pc.is_in(pc.utf8_lower(text), value_set=pa.array(sorted(MISSING)))
-    return np.asarray(found.to_numpy(), dtype=bool)
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _numbers(text: Any) -> npt.NDArray[np.float64]:
-    """float64 of every cell, NaN where a cell is no finite decimal number."""
+def _numbers(text: Any, missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """float64 of every cell, NaN where a cell is missing or no finite decimal number."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    number = pc.match_substring_regex(text, NUMBER)
-    # Arrow's parser takes no leading plus; a cell that is no number becomes null, then NaN.
-    plain = pc.if_else(number, text, pa.scalar(None, pa.string()))
-    if pc.any(pc.starts_with(plain, "+")).as_py():
-        plain = pc.replace_substring_regex(plain, r"^\+", "")
-    values: npt.NDArray[np.float64] = pc.cast(plain, pa.float64()).to_numpy().astype(np.float64)
+    null = pa.scalar(None, pa.string())
+    values = _parsed(pc.if_else(pa.array(missing), null, text))
+    if values is None or not (np.isfinite(values) | missing).all():
+        # Arrow's parser takes no leading plus; a cell that is no number becomes null, then NaN.
+        plain = pc.if_else(pc.match_substring_regex(text, NUMBER), text, null)
+        values = _parsed(pc.replace_substring_regex(plain, r"^\+", ""))
+    assert values is not None
     values[~np.isfinite(values)] = np.nan
     return values
-
-
-def _type(missing: npt.NDArray[np.bool_], numeric: npt.NDArray[np.bool_]) -> str:
-    if not numeric.any():
-        return "text"
-    return "numeric" if (numeric | missing).all() else "mixed"
-
-
-def _first(mask: npt.NDArray[np.bool_]) -> int | None:
-    """The first row (counted from 1, header left out) where the mask is true."""
-    return int(mask.argmax()) + 1 if mask.any() else None
-
-
-def _has_many(text: Any) -> bool:
-    """Whether there are more than MAX_CATEGORIES different cells: a column of numbers shows that in its first block."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    known = pa.chunked_array([[]], pa.string())
-    for start in range(0, len(text), BLOCK_ROWS):
-        known = pa.chunked_array([pc.unique(pa.chunked_array([*known.chunks, *text.slice(start, BLOCK_ROWS).chunks]))])
-        if (~_missing(known)).sum() > MAX_CATEGORIES:
-            return True
-    return False
-
-
-def _categories(index: int, text: Any, missing: npt.NDArray[np.bool_], column: dict[str, Any], arrays: Arrays) -> None:
-    import pyarrow.compute as pc
-
-    if _has_many(text):
-        column.setdefault("distinct", MAX_CATEGORIES + 1)
-        return
-    encoded = text.combine_chunks().dictionary_encode()
-    found = encoded.dictionary.to_pylist()
-    kept = sorted(c for c in found if c.lower() not in MISSING)  # Python sorts strings by code point
-    column.setdefault("distinct", len(kept))
-    position = {category: code for code, category in enumerate(kept)}
-    recode = np.array([position.get(category, -1) for category in found], dtype=np.int32)
-    codes = recode[pc.fill_null(encoded.indices, 0).to_numpy()]
-    codes[missing] = -1
-    arrays[f"codes.{index}"] = codes
-    column["categories"] = kept
-    if column["type"] == "text":
-        column["counts"] = np.bincount(codes[codes >= 0], minlength=len(kept)).tolist()

@@ -21,9 +21,10 @@ from tests.trainer.supervised import job, prepare
 from tests.trainer.test_fields import file_spec, order, prepared
 from tests.trainer.test_formats import image, npz, packed, table
 from tests.trainer.test_missing_and_strata import holes
-from workers.trainer import data, numbers
+from workers.trainer import arrays, data, ingest, numbers
 from workers.trainer.data import Part, load
 from workers.trainer.feed import Feed
+from workers.trainer.formats import prepared as prepared_files
 from workers.trainer.parts import FilePart
 
 SPLIT = {"train": 0.6, "val": 0.4}
@@ -94,6 +95,86 @@ def test_the_bits_are_the_same(tmp_path: Path, on_disk: Callable[[JobSpec, Path]
     for _ in range(2):
         for ours, theirs in zip(feeds[0].epoch(0), feeds[1].epoch(0), strict=True):
             assert all(torch.equal(ours[field], values) for field, values in theirs.items())
+
+
+# ---- tables, whose columns lie side by side once more
+
+
+def a_csv_file() -> bytes:
+    """As in a_table, and one row in seven misses a number."""
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{'' if row % 7 == 3 else rng.normal()},{'abc'[row % 3]},{row % 11},{rng.normal()},{rng.integers(0, 4)}"
+        for row in range(90)
+    ]
+    return "\n".join(["size,kind,count,weight,y", *rows]).encode()
+
+
+def prepared_apart_and_beside(folder: Path, content: bytes, patch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    (folder / "apart").mkdir()
+    (folder / "beside").mkdir()
+    apart = prepared(folder / "apart", content)
+    patch.setattr(prepared_files, "RESIDENT_BYTES", 0)
+    patch.setattr(prepared_files, "ROWS_BLOCK_NUMBERS", 50)
+    return apart, prepared(folder / "beside", content)
+
+
+@pytest.mark.parametrize("make", [a_csv_file, a_table])
+@pytest.mark.parametrize("missing", ["drop", "mean"])
+def test_columns_side_by_side_have_the_bits_of_columns_apart(
+    tmp_path: Path,
+    on_disk: Callable[[JobSpec, Path], data.Parts],
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], bytes],
+    missing: str,
+) -> None:
+    apart, beside = prepared_apart_and_beside(tmp_path, make(), monkeypatch)
+    inputs: dict[str, Any] = {"x": {"columns": ["size", "kind"]}, "k": {"columns": ["kind"], "dtype": "int64"}}
+    if make is a_csv_file:
+        inputs = {"x": {"columns": ["size", "kind", "weight"]}, "k": {"columns": ["count", "kind"], "dtype": "int64"}}
+    given = file_spec(split=SPLIT, seed=5, target=["y"], inputs=inputs, missing=missing, normalize="standard")
+    ours, theirs = on_disk(given, beside), on_disk(given, apart)
+    for part in ("train", "val"):
+        one, other = getattr(ours, part), getattr(theirs, part)
+        for start in range(0, len(one), 8):
+            batches = one.slice(start, start + 8), other.slice(start, start + 8)
+            assert all(torch.equal(batches[0][name], values) for name, values in batches[1].items())
+        assert all(torch.equal(one.field(name), values) for name, values in other.fields.items())
+
+
+def test_a_batch_of_a_large_table_is_one_read_a_row(
+    tmp_path: Path, on_disk: Callable[[JobSpec, Path], data.Parts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    class Counting(arrays.DataFile):
+        def read(self, target: memoryview, position: int) -> None:
+            reads.append(position)
+            super().read(target, position)
+
+    monkeypatch.setattr(arrays, "DataFile", Counting)
+    apart, beside = prepared_apart_and_beside(tmp_path, a_csv_file(), monkeypatch)
+    given = file_spec(target=["y"], missing="mean", normalize="minmax")
+    taken = []
+    for folder in (apart, beside):
+        part = on_disk(given, folder).train
+        reads.clear()
+        part.take(torch.tensor([3, 50, 20, 80]))
+        taken.append(len(reads))
+    assert taken == [4 * 5, 4]
+
+
+def test_a_table_that_would_be_too_large_with_its_rows_keeps_its_columns_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = 90 * (4 * 8 + 5 * 4)  # four columns have numbers, and all of them have few different cells
+    for room, side_by_side in ((90 * 5 * 8, True), (90 * 5 * 8 - 1, False)):
+        folder = tmp_path / str(room)
+        folder.mkdir()
+        monkeypatch.setattr(ingest, "most_bytes", lambda _, room=room: columns + room)
+        _, beside = prepared_apart_and_beside(folder, a_csv_file(), monkeypatch)
+        schema = data.read_schema(beside)
+        assert ("side_by_side" in schema, "rows" in schema["arrays_at"]) == (side_by_side, side_by_side)
 
 
 def added(sums: Iterable[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 An array is mapped where its data is about to be held in memory anyway, which is fastest. Else rows are read by position: a
 mapping would bring up to 2 MB into memory for every row that is touched, and what is resident would grow to the file's size.
+A large table has its columns side by side as well, and then a batch costs one read for a row, however many its columns are.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import itertools
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from workers.trainer.formats.prepared import ROWS
+
 Rows = npt.NDArray[np.int64]
+MOST_NUMBERS = 2**24  # of rows that are read with all their columns
 Place = tuple[Path, str, tuple[int, ...], int]  # file, dtype, shape, offset in bytes
 
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
@@ -80,6 +84,45 @@ class Stored:
             self._file.read(target[start * self._row_bytes : stop * self._row_bytes], self._offset + row * self._row_bytes)
 
 
+class SideBySide:
+    """All columns of a table, row after row. The rows that were read last stay, since every field of a batch asks for them."""
+
+    def __init__(self, stored: Stored, columns: Sequence[str]) -> None:
+        self._stored, self._rows = stored, np.empty(0, dtype=np.int64)
+        self._block = stored.take(self._rows)
+        self._places = {name: place for place, name in enumerate(columns)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def serves(self, rows: Rows) -> bool:
+        """Whether these rows are better read here: not a stretch of a column, nor more than should be in memory."""
+        if rows is self._rows:
+            return True
+        few = rows.ndim == 1 and len(rows) * len(self._places) <= MOST_NUMBERS
+        return few and (len(rows) == 1 or bool((np.diff(rows) != 1).any()))
+
+    def take(self, rows: Rows, name: str) -> npt.NDArray[np.float64]:
+        """One column of these rows; for the very array that was asked for last nothing is read again."""
+        if rows is not self._rows:
+            self._block, self._rows = self._stored.take(rows), rows
+        column: npt.NDArray[np.float64] = self._block[:, self._places[name]]
+        return column
+
+
+class StoredColumn(Stored):
+    """One column of a table on disk, (n,), which is beside the others once more."""
+
+    def __init__(self, name: str, table: SideBySide, file: DataFile, dtype: str, shape: tuple[int, ...], offset: int) -> None:
+        super().__init__(file, dtype, shape, offset)
+        self._name, self._table = name, table
+
+    def take(self, rows: Rows) -> npt.NDArray[Any]:
+        if self._table.serves(rows):
+            return self._table.take(rows, self._name).astype(self._dtype)
+        return super().take(rows)
+
+
 class Arrays(Mapping[str, Stored]):
     """The arrays in a prepared folder by their names; `mapped` where all that is read is to stay in memory."""
 
@@ -88,18 +131,27 @@ class Arrays(Mapping[str, Stored]):
         self._files: dict[Path, DataFile] = {}
         self._open: dict[str, Stored] = {}
         self._at: dict[str, Place] = {}
+        self._table: SideBySide | None = None
         for name, at in schema.get("arrays_at", {}).items():
             self._at[name] = (folder / Path(at["file"]).name, at["dtype"], tuple(at["shape"]), 0)
-        if "arrays_at" not in schema:
-            self._at |= _in_safetensors(folder / "arrays.safetensors")
+        if (packed := folder / "arrays.safetensors").exists():
+            self._at |= _in_safetensors(packed)
+        rows = self._at.pop(ROWS) if "side_by_side" in schema else None
+        if rows and not mapped:
+            self._table = SideBySide(self._stored(rows), schema["side_by_side"])
 
     def __getitem__(self, name: str) -> Stored:
         if name not in self._open:
-            path, dtype, shape, offset = self._at[name]
-            if path not in self._files:
-                self._files[path] = DataFile(path, mapped=self._mapped)
-            self._open[name] = Stored(self._files[path], dtype, shape, offset)
+            self._open[name] = self._stored(self._at[name], name)
         return self._open[name]
+
+    def _stored(self, place: Place, name: str = "") -> Stored:
+        path, dtype, shape, offset = place
+        if path not in self._files:
+            self._files[path] = DataFile(path, mapped=self._mapped)
+        if self._table is not None and name in self._table:
+            return StoredColumn(name, self._table, self._files[path], dtype, shape, offset)
+        return Stored(self._files[path], dtype, shape, offset)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._at)

@@ -18,6 +18,7 @@ from jobs.spec import BuiltinDataset, JobSpec, SpecProblem
 from workers.trainer.arrays import Arrays, Rows
 from workers.trainer.field_sources import Source
 from workers.trainer.fields import INPUT, LENGTHS, Batch, DataDescription, Field, InvalidData, Layout
+from workers.trainer.formats.prepared import RESIDENT_BYTES
 from workers.trainer.layout import plan
 from workers.trainer.numbers import Numbers, blocks_of
 from workers.trainer.parts import FilePart, Part, Parts, size
@@ -41,7 +42,6 @@ __all__ = [
     "size",
 ]
 
-RESIDENT_BYTES = 2**30  # larger data stays on disk; its figures are then taken in blocks
 SCAN_ROWS = 65_536
 
 

@@ -2,7 +2,8 @@
 
 `schema.json` names each array: {"arrays_at": {name: {"file", "dtype", "shape"}}}. A file holds the array's numbers and nothing
 else, little-endian in C order, so that a trainer can map it. The arrays of a CSV file or a built-in set lie in one
-`arrays.safetensors` instead.
+`arrays.safetensors` instead. A table too large to be held in memory has its columns once more in ROWS, float64 (n, k), and
+"side_by_side" names them: a row of it is one read, where the columns take one read each.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ FREE_OUTPUT_BYTES = 256 * 2**20  # what even the smallest upload may become
 MOST_TIMES_LARGER = 100  # deflate alone can reach 1,000
 COPIED_BYTES = 2**22
 REWRITTEN_ROWS = 2**20
+RESIDENT_BYTES = 2**30  # data of more, counted as the tensors it becomes, stays on disk while a model trains on it
+ROWS = "rows"
+ROWS_BLOCK_NUMBERS = 2**22
 SAFETENSORS = {"<f8": "F64", "<i4": "I32"}
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -87,10 +91,11 @@ class Writer:
 
     def finish(self, schema: dict[str, Any], *, packed: bool = False) -> None:
         """Makes the data set whole: arrays first, the schema last; `packed`, the arrays are one file. Raises OSError."""
+        columns = side_by_side(schema)
+        if columns and self._add_rows(columns):
+            schema = {**schema, "side_by_side": columns}
         if packed:
-            self._pack()
-            write_schema(self._folder, schema)
-            return
+            self._pack([name for name in self._files if name != ROWS])
         arrays = {}
         for name, file in self._files.items():
             final = file.with_name(file.name.partition(".")[0] + ".bin")
@@ -98,13 +103,27 @@ class Writer:
             arrays[name] = {"file": final.name, "dtype": self._kinds[name][0].str, "shape": self._shape(name)}
         write_schema(self._folder, {**schema, "arrays_at": arrays})
 
+    def _add_rows(self, columns: list[str]) -> bool:
+        """Appends ROWS, unless the data set would be too large with them."""
+        rows = self._rows[columns[0]]
+        if self._written + rows * len(columns) * 8 > self._limit:
+            return False
+        step = max(1, ROWS_BLOCK_NUMBERS // len(columns))
+        for start in range(0, rows, step):
+            block = np.empty((min(step, rows - start), len(columns)))
+            for place, name in enumerate(columns):
+                dtype = self._kinds[name][0]
+                block[:, place] = np.fromfile(self._files[name], dtype, len(block), offset=start * dtype.itemsize)
+            self.append(ROWS, block)
+        return True
+
     def _shape(self, name: str) -> list[int]:
         return [self._rows[name], *self._kinds[name][1]]
 
-    def _pack(self) -> None:
-        """All arrays become one safetensors file; each is gone from the disk before the next is copied."""
+    def _pack(self, names: list[str]) -> None:
+        """These arrays become one safetensors file; each is gone from the disk before the next is copied."""
         at, offset = {}, 0
-        names = sorted(self._files, key=lambda name: -self._kinds[name][0].itemsize)  # every number at a multiple of its size
+        names = sorted(names, key=lambda name: -self._kinds[name][0].itemsize)  # every number at a multiple of its size
         for name in names:
             end = offset + self._files[name].stat().st_size
             at[name] = {
@@ -123,6 +142,7 @@ class Writer:
                     shutil.copyfileobj(source, target, COPIED_BYTES)
                 self.drop(name)
         publish(packed, self._folder / "arrays.safetensors")
+        del self._files[""]
 
     def discard(self) -> None:
         """Removes what was written so far."""
@@ -130,6 +150,19 @@ class Writer:
             file.unlink(missing_ok=True)
         if not any(self._folder.iterdir()):
             self._folder.rmdir()
+
+
+def side_by_side(schema: dict[str, Any]) -> list[str]:
+    """The arrays of a table that a batch may need, one for each column that can be used; none of one that fits in memory."""
+    found, width = [], 0
+    for index, column in enumerate(schema.get("columns", [])):
+        if column["type"] == "numeric":
+            found.append(f"numbers.{index}")
+            width += 1
+        elif "categories" in column:
+            found.append(f"codes.{index}")
+            width += len(column["categories"])
+    return found if len(found) > 1 and schema["rows"] * width * 4 > RESIDENT_BYTES else []
 
 
 def write_schema(folder: Path, schema: dict[str, Any]) -> None:

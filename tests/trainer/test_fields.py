@@ -181,6 +181,8 @@ def test_text_is_windows_and_their_successors(tmp_path: Path, level: str, stride
 
 CSV = b"size,kind,label,odd\n1,a,0,1\n2,b,3,0.5\n3,a,1,2\n4,a,1,-1\n"
 BEYOND = b"x,y,z\n1,2,-3.5e38\n1e300,3,1\n"
+FAR = "x,w,y\n2e38,1.5e38,1\n-2e38,-1.5e38,2\n0,0,3\n"
+TOO_FAR = "2e+38 are too far apart for normalize"
 NPZ = {"x": np.zeros((4, 2)), "y": np.array([0, 1, 2, 9]), "p": np.array([0.5, 0.1, 1.5, 0.2]), "short": np.zeros(3)}
 
 
@@ -235,6 +237,14 @@ NPZ = {"x": np.zeros((4, 2)), "y": np.array([0, 1, 2, 9]), "p": np.array([0.5, 0
             "/dataset/inputs/x",
             "column 'x', 1e+39 is beyond float32",
         ),
+        (FAR, "MSELoss", {"target": "y", "normalize": "minmax"}, "/dataset", f"column 'x', row 2: -2e+38 and row 1: {TOO_FAR}"),
+        (
+            npz(x=np.array([[1, 2e38], [-2e38, 3]]), y=np.arange(2)),
+            "MSELoss",
+            {"normalize": "standard"},
+            "/dataset/inputs",
+            f"array 'x', row 2: -2e+38 and row 1: {TOO_FAR}",
+        ),
         (CSV, "MSELoss", {"target": "size", "window": 4}, "/dataset/window", "plain text"),
         (CSV, "MSELoss", {"target": "size", "size": 4}, "/dataset/size", "images"),
         (NPZ, "BCELoss", {"targets": {"y": {"array": "p"}}}, "/dataset/targets/y", "row 3: 1.5"),
@@ -271,6 +281,13 @@ def test_what_does_not_fit(tmp_path: Path, content: Any, loss: str, dataset: Any
     with pytest.raises(InvalidData) as caught:
         describe(file_spec(loss, **dataset), folder)
     assert (pointer, True) in [(p.pointer, words in p.detail) for p in caught.value.problems], caught.value.problems
+
+
+def test_numbers_as_far_apart_as_float32_can_say_are_normalized(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, FAR.encode())
+    for features, normalize, wanted in (["x"], "none", [2e38, -2e38, 0]), (["w"], "minmax", [1, 0, 0.5]):
+        _, fields = both(file_spec("MSELoss", target="y", features=features, normalize=normalize), folder)
+        assert fields["x"].flatten().tolist() == torch.tensor(wanted, dtype=torch.float32).tolist()
 
 
 def test_a_number_beyond_float32_may_be_a_label_or_a_category(tmp_path: Path) -> None:

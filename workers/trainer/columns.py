@@ -56,7 +56,7 @@ class Columns:
         for column in columns:
             self._check_cells(column, pointer, as_text=self.categorical(column))
             if not self.categorical(column):
-                self._check_float32(column, pointer)
+                self._check_float32(column, pointer, subtracted=self._dataset.normalize != "none")
         widths = [len(_texts(c)) if self.categorical(c) else 1 for c in columns]
         if not self._problems and sum(widths) > MAX_INPUT_WIDTH:
             detail = f"one-hot columns make {sum(widths)} inputs; the limit is {MAX_INPUT_WIDTH}"
@@ -234,8 +234,8 @@ class Columns:
             )
             self._problem(pointer, "invalid_data", detail)
 
-    def _check_float32(self, column: Column, pointer: str) -> None:
-        if (detail := beyond_float32(column)) is not None:
+    def _check_float32(self, column: Column, pointer: str, *, subtracted: bool = False) -> None:
+        if (detail := beyond_float32(column, subtracted=subtracted)) is not None:
             self._problem(pointer, "invalid_data", f"column {column['name']!r}, {detail}")
 
     def _check_classes(self, column: Column, pointer: str, form: TargetForm) -> None:

@@ -59,13 +59,18 @@ def whole(shape: tuple[int, ...], low: float, high: float, classes: int | None) 
     return Field(shape, low, high, classes, classes, torch.int64)
 
 
-def beyond_float32(about: dict[str, Any]) -> str | None:
-    """The largest or smallest number of a schema's column or array, with its row, where float32 would make it infinite."""
-    for side, sign in (("max", 1), ("min", -1)):
-        value = about.get(side, 0.0)
-        if sign * value > FLOAT32_MAX:
-            row = f"row {about[f'{side}_row']}: " if f"{side}_row" in about else ""
-            return f"{row}{value:g} is beyond float32, whose largest number is {FLOAT32_MAX:.4g}"
+def beyond_float32(about: dict[str, Any], *, subtracted: bool = False) -> str | None:
+    """The number of a schema's column or array, with its row, that float32 would make infinite: the largest, the smallest, or
+    where they are `subtracted` from one another, as `normalize` does, their distance.
+    """
+    rows = {side: f"row {about[f'{side}_row']}: " if f"{side}_row" in about else "" for side in ("max", "min")}
+    low, high = about.get("min", 0.0), about.get("max", 0.0)
+    for side, value in (("max", high), ("min", -low)):
+        if value > FLOAT32_MAX:
+            return f"{rows[side]}{about[side]:g} is beyond float32, whose largest number is {FLOAT32_MAX:.4g}"
+    if subtracted and (torch.tensor(high) - torch.tensor(low)).isinf():
+        ends = f"{rows['min']}{low:g} and {rows['max']}{high:g}"
+        return f"{ends} are too far apart for normalize: float32's largest number is {FLOAT32_MAX:.4g}"
     return None
 
 

@@ -238,15 +238,15 @@ class _Array:
                 detail if self._dataset.missing == "error" else f"{detail}; only inputs of numbers are filled with a mean"
             )
 
-    def _check_float32(self) -> None:
-        if (detail := beyond_float32(self._about)) is not None:
+    def _check_float32(self, *, subtracted: bool = False) -> None:
+        if (detail := beyond_float32(self._about, subtracted=subtracted)) is not None:
             self._problem(f"array {self._name!r}, {detail}")
 
     def input(self, dtype: str | None) -> Planned:
         self._check_gaps(fillable=dtype != "int64")
         if dtype == "int64":
             return self._whole(negative=False)
-        self._check_float32()
+        self._check_float32(subtracted=self._dataset.normalize != "none")
         shape = self._shape or (1,)
         precise = self._dataset.missing == "mean"
         return Planned(

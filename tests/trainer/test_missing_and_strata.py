@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from tests.trainer.test_fields import file_spec, order, prepared
 from tests.trainer.test_formats import npz, table
-from workers.trainer.data import InvalidData, describe, load
+from workers.trainer import data
+from workers.trainer.arrays import Arrays, Rows, Stored
+from workers.trainer.data import InvalidData, describe, load, read_schema
+from workers.trainer.split import label_counts
 
 SPLIT = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -68,6 +72,29 @@ def test_drop_comes_before_the_split(tmp_path: Path) -> None:
     assert (described.rows, described.counts["val"]) == (len(kept), int(len(kept) * 0.2))
     assert torch.equal(ours.train.fields["x"], whole.float()[kept][train])
     assert torch.equal(ours.val.fields["y"], (kept % 7).float()[:, None][val])
+
+
+def test_only_columns_that_miss_something_are_read_for_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = holes(300)
+    values[:, 1] = 1.5
+    folder, asked = prepared(tmp_path, csv(values)), set[str]()
+    opened = Arrays(folder, read_schema(folder))
+    names = {id(array): name for name, array in opened.items()}
+    monkeypatch.setattr(data, "Arrays", lambda *_, **__: opened)
+    take = Stored.take
+
+    def noted(self: Stored, rows: Rows) -> np.ndarray[Any, Any]:
+        asked.add(names[id(self)])
+        return take(self, rows)
+
+    monkeypatch.setattr(Stored, "take", noted)
+    assert describe(file_spec("MSELoss", missing="drop", target="y"), folder).rows == 300 - np.isnan(values).any(1).sum()
+    assert asked == {"numbers.0", "numbers.2"}
+
+
+def test_labels_are_counted_whatever_their_kind() -> None:
+    for labels in ([3, 0, 3, 1], [3.0, 0, 3, 1], [-3, 7, -3, 10**9], [0.5, 0.25, 0.5, 2]):
+        assert sorted(label_counts(torch.tensor(labels)).tolist()) == [1, 1, 2]
 
 
 def test_texts_can_be_dropped_but_have_no_mean(tmp_path: Path) -> None:

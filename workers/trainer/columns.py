@@ -66,7 +66,7 @@ class Columns:
         field = Field((sum(widths),), min(low for low, _ in ends), max(high for _, high in ends))
         planned = Planned(
             field,
-            lambda arrays: Beside([self._cells(c, arrays) for c in columns]),
+            lambda arrays: Beside([self._cells(c, arrays) for c in columns], [bool(c["missing"]) for c in columns]),
             pointer,
             gaps=any(c["missing"] for c in columns),
             fillable=True,

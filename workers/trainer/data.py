@@ -22,12 +22,13 @@ from workers.trainer.formats.prepared import RESIDENT_BYTES
 from workers.trainer.layout import plan
 from workers.trainer.numbers import Numbers, blocks_of
 from workers.trainer.parts import FilePart, Part, Parts, size
-from workers.trainer.split import part_sizes, split_rows, stratified_sizes
+from workers.trainer.split import label_counts, part_sizes, split_rows, stratified_sizes
 from workers.trainer.transforms import pipeline
 
 __all__ = [
     "INPUT",
     "LENGTHS",
+    "RESIDENT_BYTES",
     "Batch",
     "DataDescription",
     "Field",
@@ -155,7 +156,7 @@ def _strata(spec: JobSpec, layout: Layout, arrays: Arrays, kept: Rows | None) ->
         detail = "stratify wants one class label a row as its (first) target"
         raise InvalidData([SpecProblem("/split/stratify", "out_of_range", detail)])
     labels = planned.open(arrays).read(rows).reshape(len(rows))
-    if len(torch.unique(labels)) > planned.field.classes:
+    if len(label_counts(labels)) > planned.field.classes:
         detail = "stratify wants class labels, but the target holds probabilities"
         raise InvalidData([SpecProblem("/split/stratify", "out_of_range", detail)])
     return labels

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -93,10 +94,14 @@ class OneHot:
 
 
 class Beside:
-    """Columns beside one another: (n, sum of widths). A source of shape (n,) counts as one column."""
+    """Columns beside one another: (n, sum of widths). A source of shape (n,) counts as one column.
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    `gaps` says which of them miss something at all, where that is known: the others need not be read for it.
+    """
+
+    def __init__(self, sources: Sequence[Source], gaps: Sequence[bool] | None = None) -> None:
         self._sources = sources
+        self._with_gaps = list(sources if gaps is None else itertools.compress(sources, gaps))
 
     def read(self, rows: Rows) -> Tensor:
         blocks = [source.read(rows) for source in self._sources]
@@ -105,7 +110,7 @@ class Beside:
         return torch.cat([block.to(kind) for block in blocks], dim=1)
 
     def gaps(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        missing: npt.NDArray[np.bool_] = np.logical_or.reduce([source.gaps(rows) for source in self._sources])
+        missing: npt.NDArray[np.bool_] = np.logical_or.reduce([source.gaps(rows) for source in self._with_gaps])
         return missing
 
 

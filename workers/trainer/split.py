@@ -8,6 +8,7 @@ from torch import Tensor
 from jobs.spec import JobSpec, Split
 
 PARTS = ("train", "val", "test")
+MOST_COUNTED = 2**16
 
 
 def part_sizes(rows: int, split: Split) -> dict[str, int]:
@@ -37,7 +38,17 @@ def split_rows(rows: int, spec: JobSpec, labels: Tensor | None) -> tuple[Tensor,
 def stratified_sizes(labels: Tensor, split: Split) -> dict[str, int]:
     """Rows of each part when every class is split by itself."""
     sizes = dict.fromkeys(PARTS, 0)
-    for count in torch.unique(labels, return_counts=True)[1].tolist():
+    for count in label_counts(labels).tolist():
         for name, size in part_sizes(count, split).items():
             sizes[name] += size
     return sizes
+
+
+def label_counts(labels: Tensor) -> Tensor:
+    """How often each label that there is occurs, int64. Small whole numbers, as class labels are, need no sorting for it."""
+    places = labels.long()
+    if len(labels) and torch.equal(places.to(labels.dtype), labels) and 0 <= places.min() <= places.max() <= MOST_COUNTED:
+        counts: Tensor = torch.bincount(places)
+    else:
+        counts = torch.unique(labels, return_counts=True)[1]
+    return counts[counts > 0]

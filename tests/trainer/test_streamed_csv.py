@@ -115,15 +115,19 @@ def test_a_row_of_the_wrong_width_knows_its_number_in_any_block(row: str, senten
 
 # ---- memory
 
+reads_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+# VmHWM begins anew with the program; what getrusage says of a process may be its parent's, from before exec.
 PEAK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from workers.trainer import ingest
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 ingest.confine()
 import pyarrow.csv, pyarrow.compute
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 code = ingest.main(["read", sys.argv[1], sys.argv[2], "csv"])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(peak() - before)
 sys.exit(code)
 """
 
@@ -144,6 +148,7 @@ def repeated(path: Path, start: bytes, block: bytes, size: int) -> Path:
     return path
 
 
+@reads_proc
 @pytest.mark.parametrize(
     ("start", "block"),
     [(b"a,b\n1,2\n", b"x" * MB), (b"", b"x," * MB), (b'a,b\n1,"', b"x\n" * MB), (b"a,b\n", b"1," * MB)],
@@ -155,6 +160,7 @@ def test_an_endless_line_is_refused_without_eating_memory(tmp_path: Path, start:
     assert taken < 60 * MB
 
 
+@reads_proc
 def test_a_header_of_too_many_columns_is_refused_without_eating_memory(tmp_path: Path) -> None:
     (tmp_path / "upload").write_bytes(b'"a\nb"' + b"," * 500_000 + b"\nx\n")
     said, taken = peak(tmp_path / "upload")
@@ -172,6 +178,7 @@ def test_the_widest_table_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@reads_proc
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """Numbers, categories and a text that is another in every one of millions of rows."""
     pairs = np.random.default_rng(0).normal(size=(10_000, 2)).tolist()
@@ -186,5 +193,5 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
                 rows += len(lines)
         said, taken[size] = peak(path)
         assert said["schema"]["rows"] == rows
-    assert taken[200] < taken[50] + 40 * MB
-    assert taken[200] < 200 * MB
+    assert taken[200] < 1.3 * taken[50]
+    assert taken[200] < 400 * MB  # read as a whole, it took 890

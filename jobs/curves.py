@@ -76,11 +76,7 @@ class Curves:
         """
         with writing(self.engine) as connection:
             rows.hold(connection, job_id, attempt)
-            longer = [each for each in rows.load(connection, [job_id])[job_id] if each.last_step > after_step]
-            for each in longer:
-                rows.cut(connection, job_id, each, after_step)
-            if longer:
-                rows.remember_truncation(connection, job_id, after_step)
+            rows.drop_after(connection, job_id, after_step)
 
     def read(
         self,

@@ -47,6 +47,27 @@ class ForbiddenTransition(JobsError):
         super().__init__(f"a job cannot go from {before!r} to {after!r}")
 
 
+class WrongState(JobsError):
+    """The job's state does not allow what was asked of it; the sentence says what would be right."""
+
+    def __init__(self, request: str, state: str, sentence: str) -> None:
+        super().__init__(f"the job is {state}, so {request} is refused: {sentence}")
+
+
+class VersionDiffers(JobsError):
+    """The job has changed since its reader, who wanted it unchanged, looked at it."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id!r} has changed since it was read")
+
+
+class FileInUse(JobsError):
+    """A job that has not ended names the file."""
+
+    def __init__(self, file_id: str, job_id: str) -> None:
+        super().__init__(f"file {file_id!r} is named by job {job_id!r}, which has not ended: cancel it, or wait for its end")
+
+
 class UnsafeName(JobsError):
     """This is not a name that the data folder gives out, so no path is made of it."""
 

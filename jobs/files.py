@@ -6,13 +6,19 @@
 <root>/files/incoming-*           an upload on its way
 <root>/weights/<sha256>           what a model starts from (init_from), stored once by content
 <root>/jobs/<id>/checkpoints/, artifacts/, attempt-<n>.log
+<root>/files/<sha256>.deleting, <root>/jobs/<id>.deleting    a deletion that has begun
+<root>/deleting.lock
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +28,9 @@ from jobs.settings import Settings
 # A name that becomes part of a path is checked here whoever checked it before: nothing that climbs, nothing hidden.
 JOB_ID = re.compile(r"job_[0-9a-z]{26}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+DELETING = ".deleting"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+CHECKPOINT_NAME = re.compile(r"[0-9]+\.json")  # the manifest, which is written last (workers/trainer/checkpoint.py)
 LOG_NAME = re.compile(r"attempt-([1-9][0-9]*)\.log")
 
 
@@ -112,6 +120,64 @@ class DataFolder:
         for folder in (self.checkpoints(job_id), self.artifacts(job_id)):
             folder.mkdir(parents=True, exist_ok=True)
         return self.job(job_id)
+
+    def has_checkpoint(self, job_id: str) -> bool:
+        """Whether there is a checkpoint that an attempt could go on from."""
+        folder = self.checkpoints(job_id)
+        return folder.is_dir() and any(CHECKPOINT_NAME.fullmatch(name) for name in os.listdir(folder))
+
+    def clear_job(self, job_id: str) -> None:
+        """Removes the checkpoints and results that earlier attempts have left; their logs stay."""
+        for folder in (self.checkpoints(job_id), self.artifacts(job_id)):
+            _remove(folder)
+        self.make_job(job_id)
+
+    # ---- deletions (jobs/deleting.py)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Keeps every other process and thread out of this block; they wait. What is removed is not made anew meanwhile."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "deleting.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the file is closed, by a crash too
+            yield
+
+    def mark(self, sha256_or_job_id: str) -> None:
+        """Writes down, safe against a power cut, that the deletion of an upload or of a job's folder has begun."""
+        mark = self._mark(sha256_or_job_id)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        _sync_folder(mark.parent)
+
+    def unmark(self, sha256_or_job_id: str) -> None:
+        """The deletion is done, or it was refused."""
+        self._mark(sha256_or_job_id).unlink(missing_ok=True)
+
+    def marked(self) -> list[str]:
+        """The uploads (SHA-256) and jobs (id) whose deletion has begun."""
+        places = [place for place in (self.root / "files", self.root / "jobs") if place.is_dir()]
+        names = [name.removesuffix(DELETING) for place in places for name in os.listdir(place) if name.endswith(DELETING)]
+        return sorted(name for name in names if SHA256.fullmatch(name) or JOB_ID.fullmatch(name))
+
+    def remove(self, sha256_or_job_id: str) -> None:
+        """Removes an upload with its arrays, or a job's folder. Raises OSError."""
+        if JOB_ID.fullmatch(sha256_or_job_id):
+            _remove(self.job(sha256_or_job_id))
+        else:
+            _remove(self.file(sha256_or_job_id))
+            _remove(self.prepared(sha256_or_job_id))
+
+    def _mark(self, sha256_or_job_id: str) -> Path:
+        path = self.job(sha256_or_job_id) if JOB_ID.fullmatch(sha256_or_job_id) else self.file(sha256_or_job_id)
+        return path.with_name(path.name + DELETING)
+
+
+def _remove(path: Path) -> None:
+    # A trainer may have put a link in its folder's place: the link goes, and what it names stays.
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _checked(what: str, pattern: re.Pattern[str], name: str) -> str:

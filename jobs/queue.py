@@ -14,13 +14,13 @@ import sqlalchemy as sa
 
 from jobs import tables as t
 from jobs.database import reading, writing
-from jobs.errors import LostLease
+from jobs.errors import ForbiddenTransition, LostLease
 from jobs.moves import Row, add_event, change, close_attempt, fence, held, move, now
 from jobs.profiles import PLAIN
 from jobs.reading import to_jobs, wants_met_by
 from jobs.records import Claim, Failure, Held, Job
 from jobs.registry import Registry
-from jobs.states import CANCELLED, FAILED, QUEUED, REASONS_OF_AN_ATTEMPT, RUNNING, SUCCEEDED, transition
+from jobs.states import CANCELLED, FAILED, PAUSED, QUEUED, REASONS_OF_AN_ATTEMPT, RUNNING, SUCCEEDED, ended, transition
 
 
 class Queue(Registry):
@@ -103,24 +103,32 @@ class Queue(Registry):
         """
         if (state == FAILED) != (failure is not None):
             raise ValueError(f"a job that is {state} {'needs a' if state == FAILED else 'has no'} failure")
+        if not ended(state):
+            raise ForbiddenTransition(RUNNING, state)
         usual = {SUCCEEDED: "every epoch is done", CANCELLED: "stopped as asked"}.get(state, "")
         with writing(self.engine) as connection:
             return _leave(connection, job_id, attempt, state, "" if failure else message or usual, failure)
 
     def end_attempt(self, job_id: str, attempt: int, reason: str, message: str) -> Job:
-        """The attempt ended by no decision of the trainer: `crashed`, `worker_lost` or `out_of_memory`. Back to the queue while
-        attempts are left, else failed; cancelled if that was asked for. Raises LostLease."""
+        """The attempt ended by no decision of the trainer: `crashed`, `worker_lost` or `out_of_memory`. Back to the queue, or
+        paused if that was asked for, while attempts are left, else failed; cancelled if that was asked for.
+
+        Raises LostLease.
+        """
         if reason not in REASONS_OF_AN_ATTEMPT:
             raise ValueError(f"{reason!r} ends a job, not an attempt")
         with writing(self.engine) as connection:
             return _end_attempt(connection, job_id, attempt, Failure(reason, message))
 
     def give_back(self, job_id: str, attempt: int, message: str = "the worker was told to stop") -> Job:
-        """Back to the queue without using up an attempt; cancelled if that was asked for. Raises LostLease."""
+        """The process was asked to stop and has: cancelled or paused if that is what the job's row asks for by now, else back
+        to the queue. Uses up no attempt. Raises LostLease."""
         with writing(self.engine) as connection:
             row = _locked(connection, job_id, attempt)
             if row["cancel_requested_at"] is not None:
                 return _leave(connection, job_id, attempt, CANCELLED, "stopped as asked", None)
+            if row["pause_requested_at"] is not None:
+                return _leave(connection, job_id, attempt, PAUSED, message, None)
             return _leave(connection, job_id, attempt, QUEUED, message, None, name="given_back")
 
     def expire_leases(self) -> list[Job]:
@@ -183,6 +191,8 @@ def _end_attempt(connection: sa.Connection, job_id: str, attempt: int, failure: 
     message = f"{failure.reason}: {failure.message} (attempt {spent} of {most})"
     if row["cancel_requested_at"] is not None:
         return _leave(connection, job_id, attempt, CANCELLED, message, None, spent=1)
+    if spent < most and row["pause_requested_at"] is not None:
+        return _leave(connection, job_id, attempt, PAUSED, message, None, spent=1)
     if spent < most:
         return _leave(connection, job_id, attempt, QUEUED, message, None, name="requeued", spent=1)
     return _leave(connection, job_id, attempt, FAILED, message, failure, spent=1)
@@ -200,7 +210,9 @@ def _leave(
     spent: int = 0,
 ) -> Job:
     step = transition(RUNNING, state, name)
-    values: dict[str, Any] = {"finished_at": None if state == QUEUED else now(), "samples_per_second": None}
+    values: dict[str, Any] = {"finished_at": now() if ended(state) else None, "samples_per_second": None}
+    if state != PAUSED:
+        values["pause_requested_at"] = None  # it stands as long as the job is paused or will be
     if failure is not None:
         values |= {"failure_reason": failure.reason, "failure_message": failure.message, "failure_pointer": failure.pointer}
         message = message or f"{failure.reason}: {failure.message}"

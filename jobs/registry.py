@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from jobs import tables as t
 from jobs.database import reading, writing
-from jobs.errors import UnknownFile, UnknownWorker
+from jobs.errors import FileInUse, UnknownFile, UnknownWorker
 from jobs.moves import now
 from jobs.reading import to_file, to_worker
 from jobs.records import File, Page, Worker
+from jobs.states import ENDED
 
 FORGET_WORKERS_AFTER = timedelta(days=1)
 FILE_ID_HEX = 24
@@ -87,6 +88,27 @@ class Registry:
         if row is None:
             raise UnknownFile(file_id)
         return to_file(row)
+
+    def delete_file(self, file_id: str) -> None:
+        """Forgets an upload, and that jobs which have ended named it; its content is jobs/deleting.py's to remove.
+
+        Raises UnknownFile, and FileInUse while a job that has not ended names it.
+        """
+        named = t.job_files.c.file_id == file_id
+        with writing(self.engine) as connection:
+            if connection.scalar(sa.select(t.files.c.id).where(t.files.c.id == file_id).with_for_update()) is None:
+                raise UnknownFile(file_id)
+            users = sa.select(t.jobs.c.id).join(t.job_files, t.job_files.c.job_id == t.jobs.c.id)
+            user = connection.scalar(users.where(named, t.jobs.c.state.not_in(ENDED)).order_by(t.jobs.c.sequence).limit(1))
+            if user is not None:
+                raise FileInUse(file_id, user)
+            connection.execute(sa.delete(t.job_files).where(named))
+            connection.execute(sa.delete(t.files).where(t.files.c.id == file_id))
+
+    def has_content(self, sha256: str) -> bool:
+        """Whether an upload with this content is known."""
+        with reading(self.engine) as connection:
+            return connection.scalar(sa.select(t.files.c.id).where(t.files.c.sha256 == sha256)) is not None
 
     def files(self, after: str | None = None, limit: int = 20, order: str = "desc") -> Page[File]:
         """Files in order of upload, "desc" newest first. Raises UnknownFile when there is no file `after`."""

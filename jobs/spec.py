@@ -154,6 +154,11 @@ def parse(body: object) -> JobSpec:
     return spec
 
 
+def uploads_in(stored: dict[str, Any]) -> list[str]:
+    """The ids of the uploads that a stored spec names."""
+    return [part["id"] for part in (stored["dataset"], stored["model"]) if "id" in part]
+
+
 def epoch_series(spec: JobSpec) -> list[str]:
     """The series with one value an epoch that a rule of the spec may watch: losses and metrics of the parts there are.
 

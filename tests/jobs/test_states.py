@@ -8,11 +8,21 @@ from jobs import states
 from jobs.errors import ForbiddenTransition
 
 
-def test_every_transition_is_between_known_states_and_never_out_of_an_end() -> None:
+def test_every_transition_is_between_known_states_and_only_a_retry_leads_out_of_an_end() -> None:
     for row in states.TRANSITIONS:
         assert {row.before, row.after} <= set(states.STATES)
-        assert not states.ended(row.before)
+        assert states.ended(row.before) == (row.name == "retried")
         assert row.cause
+
+
+def test_every_request_that_moves_a_job_has_its_transition_where_it_is_taken() -> None:
+    wanted = {"pause": (states.PAUSED, {"queued", "running"}), "cancel": (states.CANCELLED, {"queued", "running", "paused"})}
+    wanted |= {"resume": (states.QUEUED, {"paused"}), "retry": (states.QUEUED, set(states.ENDED))}
+    for request in states.REQUESTS:
+        assert (request.otherwise != "") == (set(request.taken_in) != set(states.STATES))
+        after, moved = wanted.get(request.name, ("", set()))
+        assert moved <= set(request.taken_in)
+        assert all(states.transition(before, after) for before in moved)
 
 
 def test_every_end_is_reached() -> None:

@@ -51,8 +51,14 @@ class Assigner:
         self._store, self._folder, self._bounds = store, folder, bounds
 
     def assign(self, claim: Claim, device: str) -> Assignment:
-        """The trainer's orders; the job's folder is made. Raises CannotStart when something is not there."""
+        """The trainer's orders; the job's folder is made, and empty but for logs where the curve begins anew.
+
+        Raises CannotStart when something is not there.
+        """
         spec = json.loads(claim.spec)
+        if claim.environment is None:
+            # Either no attempt has begun, or a retry from the start was asked for: then what is left is of the run before.
+            self._folder.clear_job(claim.job_id)
         return Assignment(
             job_id=claim.job_id,
             attempt=claim.attempt,

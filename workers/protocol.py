@@ -87,7 +87,8 @@ class Checkpointed:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """The trainer's last word. `state` is succeeded, failed, cancelled or, after Stop("give_back"), given_back.
+    """The trainer's last word. `state` is succeeded, failed, cancelled or, once its place is saved, paused after Stop("pause")
+    and given_back after Stop("give_back").
 
     `reason` is of the closed list in jobs/states.py.
     """
@@ -101,7 +102,7 @@ class Ended:
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """Supervisor to child: stop at the next iteration. why: "cancel" or "give_back" (checkpoint first, then exit)."""
+    """Supervisor to child: stop at the next iteration. why: "cancel"; "pause" or "give_back": checkpoint first."""
 
     kind: ClassVar[str] = "stop"
     why: str

@@ -32,13 +32,13 @@ from workers.news import News
 from workers.oom import OomCounter
 from workers.sandbox import Usage, layers
 from workers.slots import Slot, Slots
-from workers.watch import CANCEL, GIVE_BACK, Watch
+from workers.watch import CANCEL, GIVE_BACK, PAUSE, Watch
 
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.01
-BUSY_TURN_SECONDS = 0.05  # no slot is free, so only a cancel or a clock can want something
-CANCEL_LOOK_SECONDS = 0.2
+BUSY_TURN_SECONDS = 0.05  # no slot is free, so only a request or a clock can want something
+REQUEST_LOOK_SECONDS = 0.2
 GIVE_BACK_SECONDS = 10.0
 TROUBLE_SECONDS = 1.0  # pause after the database failed
 RENEWALS_PER_LEASE = 3
@@ -75,7 +75,7 @@ class Supervisor:
         self._wake.setblocking(False)
         self._wake_end.setblocking(False)
         self._may_have_work = True
-        self._cancels_unread = False
+        self._requests_unread = False
         self._look_at = self._renew_at = 0.0
         self._quit_at: float | None = None  # set once we were told to stop
 
@@ -193,12 +193,18 @@ class Supervisor:
 
     def _read_news(self, now: float) -> None:
         if self._news.arrived(now):
-            self._may_have_work = self._cancels_unread = True
-        if self._cancels_unread and self._watches and now >= self._look_at:
-            self._cancels_unread, self._look_at = False, now + CANCEL_LOOK_SECONDS
+            self._may_have_work = self._requests_unread = True
+        if self._requests_unread and self._watches and now >= self._look_at:
+            self._requests_unread, self._look_at = False, now + REQUEST_LOOK_SECONDS
             for watch in self._watches:
-                if self._store.job(watch.claim.job_id).cancel_requested_at is not None:
-                    watch.ask(CANCEL)
+                self._pass_on_requests(watch)
+
+    def _pass_on_requests(self, watch: Watch) -> None:
+        job = self._store.job(watch.claim.job_id)
+        if job.cancel_requested_at is not None:
+            watch.ask(CANCEL)
+        elif job.pause_requested_at is not None:
+            watch.ask(PAUSE)
 
     def _take_jobs(self) -> None:
         while self._may_have_work and self._quit_at is None and self._slots.free and self._launcher.ready():

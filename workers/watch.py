@@ -15,7 +15,7 @@ import numpy as np
 from jobs.curves import Curves
 from jobs.errors import LostLease
 from jobs.records import Claim, Failure
-from jobs.states import CANCELLED, FAILED, SUCCEEDED
+from jobs.states import CANCELLED, ENDED, FAILED, PAUSED
 from jobs.store import Store
 from workers.child import Child, Exit
 from workers.protocol import Checkpointed, Ended, Message, Points, ProtocolError, Series, Started, Stop, Stored
@@ -24,7 +24,6 @@ from workers.slots import Slot
 
 log = logging.getLogger(__name__)
 
-CANCEL_GRACE_SECONDS = 1.0
 # The trainer looks at its own clock, saves and says so; this much later it is killed.
 TIMEOUT_GRACE_SECONDS = 5.0
 # A process that has closed its channel or said its last word has this long to end.
@@ -32,8 +31,12 @@ EXIT_GRACE_SECONDS = 5.0
 # A job that writes without end fills a gigabyte or so of disk between two looks.
 USAGE_LOOK_SECONDS = 0.5
 
-CANCEL, GIVE_BACK = "cancel", "give_back"
-GIVEN_BACK = "given_back"  # a trainer's last word after GIVE_BACK: its checkpoint is on disk
+CANCEL, PAUSE, GIVE_BACK = "cancel", "pause", "give_back"
+# A kill follows. Before a pause the trainer saves its place; a validation is not left halfway, so a long one is done again.
+GRACE_SECONDS = {CANCEL: 1.0, PAUSE: 10.0}
+STOPPED_FOR = {PAUSE: "a pause was asked for", GIVE_BACK: "the worker was told to stop"}
+# A trainer's last words after PAUSE and GIVE_BACK: its checkpoint is on disk.
+SAVED = {PAUSE: PAUSED, GIVE_BACK: "given_back"}
 
 
 class Watch:
@@ -56,7 +59,7 @@ class Watch:
         self._key = (claim.job_id, claim.attempt)
         self._started_at = time.monotonic()
         self._ended: Ended | None = None
-        self._asked: str | None = None  # CANCEL or GIVE_BACK
+        self._asked: list[str] = []  # of CANCEL, PAUSE and GIVE_BACK, each once; the trainer may be answering any of them
         self._lost = False  # another worker may hold the job by now: write nothing more
         self._broken: str | None = None  # why we ended it
         self._timed_out = False
@@ -78,12 +81,13 @@ class Watch:
         self._look_at_what_it_takes(now)
 
     def ask(self, why: str) -> None:
-        """Asks the trainer to stop for CANCEL or GIVE_BACK; a cancel is followed by a kill. A cancel is never taken back."""
-        if self._asked in (why, CANCEL):
+        """Asks the trainer to stop, for CANCEL, PAUSE or GIVE_BACK. The first two are followed by a kill, the last by the
+        supervisor's own. Nothing is taken back: what becomes of the job is for its row to say when the process is gone."""
+        if why in self._asked or CANCEL in self._asked:
             return
-        self._asked = why
-        if why == CANCEL:
-            self._kill_after(CANCEL_GRACE_SECONDS)
+        self._asked.append(why)
+        if why in GRACE_SECONDS:
+            self._kill_after(GRACE_SECONDS[why])
         self._guarded(lambda: self.child.send(Stop(why)))
 
     def lose(self) -> None:
@@ -144,8 +148,7 @@ class Watch:
         self.child.send(Stored(last.iteration))
 
     def _last_word(self, message: Ended) -> None:
-        allowed = (SUCCEEDED, FAILED, CANCELLED, GIVEN_BACK) if self._asked == GIVE_BACK else (SUCCEEDED, FAILED, CANCELLED)
-        if message.state not in allowed:
+        if message.state not in ENDED + tuple(SAVED[why] for why in self._asked if why in SAVED):
             raise ProtocolError(f"a trainer cannot end as {message.state!r}")
         self._ended = message
         self._kill_after(EXIT_GRACE_SECONDS)
@@ -169,14 +172,14 @@ class Watch:
             self.child.kill()
 
     def _kill_after(self, seconds: float) -> None:
-        if self._kill_at is None:
-            self._kill_at = time.monotonic() + seconds
+        then = time.monotonic() + seconds
+        self._kill_at = then if self._kill_at is None else min(then, self._kill_at)
 
     def _conclude(self, how: Exit) -> None:
         """Writes down how the attempt ended. The process is gone."""
         if self._lost:
             return
-        if self._ended is not None and self._ended.state != GIVEN_BACK:
+        if self._ended is not None and self._ended.state in ENDED:
             self._store.finish(*self._key, self._ended.state, _failure(self._ended), self._ended.message or "")
         elif self._excess is not None:
             self._store.finish(*self._key, FAILED, Failure("error", self._excess))
@@ -185,10 +188,13 @@ class Watch:
             self._store.finish(*self._key, FAILED, Failure("timeout", message, "/timeout_seconds"))
         elif self._broken is not None:
             self._store.end_attempt(*self._key, "crashed", self._broken)
-        elif self._asked == CANCEL:
+        elif CANCEL in self._asked:
             self._store.finish(*self._key, CANCELLED)
-        elif self._asked == GIVE_BACK:  # whether it said GIVEN_BACK or was killed for not coming to an end
-            self._store.give_back(*self._key)
+        elif self._asked:  # whether it said that it has saved or was killed for not coming to an end
+            saved = (
+                "its place is saved" if self._ended is not None else "it did not stop in time and goes on from its checkpoint"
+            )
+            self._store.give_back(*self._key, f"{STOPPED_FOR[self._asked[0]]}; {saved}")
         else:
             self._store.end_attempt(*self._key, *self._cause(how))
 

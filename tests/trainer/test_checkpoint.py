@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.trainer.supervised import Supervised, job, prepare
-from workers.protocol import Checkpointed, Message, Points, Started
+from workers.protocol import Checkpointed, Ended, Message, Points, Started
 from workers.trainer import recorder
 from workers.trainer.checkpoint import Checkpoints
 
@@ -73,7 +73,7 @@ def at(iteration: int, do: str) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("do", ["kill", "vanish", "give_back"])
+@pytest.mark.parametrize("do", ["kill", "vanish", "give_back", "pause"])
 def test_resumes_bit_for_bit(
     sets: Path, tmp_path: Path, undisturbed: Supervised, do: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,12 +85,32 @@ def test_resumes_bit_for_bit(
     for stop in sorted(chance.sample(range(1, 75), 3)):
         disturbed.assignment = replace(disturbed.assignment, attempt=(attempts := attempts + 1))
         ended = disturbed.attempt(at(stop, do))
-        assert ended is None or ended.state in ("given_back", "succeeded"), disturbed.stderr
+        assert ended is None or ended.state in ("given_back", "paused", "succeeded"), disturbed.stderr
     if not disturbed.ended or disturbed.ended[-1].state != "succeeded":
         disturbed.attempt()
     assert disturbed.ended[-1].state == "succeeded", disturbed.stderr
-    assert any(s.resumed_from for s in disturbed.started) or do != "give_back"
+    assert any(s.resumed_from for s in disturbed.started) or do not in ("give_back", "pause")
     same(disturbed, undisturbed)
+
+
+def test_a_pause_in_the_first_iterations_and_at_every_end_of_an_epoch_keeps_the_very_place(
+    sets: Path, tmp_path: Path, undisturbed: Supervised
+) -> None:
+    """Asked before the first iteration, and with the last point of an epoch, while its validation is still to come."""
+    paused = job(sets, tmp_path, SPEC | {"checkpoint": {"every_n_epochs": 100}})
+    stops: list[int] = []
+
+    def whenever_an_epoch_ends(_job: Supervised, message: Message) -> str | None:
+        first = isinstance(message, Started) and not stops
+        last_of_epoch = isinstance(message, Points) and message.iteration % 15 == 0 and "train/loss" in message.series
+        return "pause" if first or last_of_epoch else None
+
+    while paused.attempt(whenever_an_epoch_ends) == Ended("paused"):
+        stops.append(paused.checkpoints[-1].iteration)
+    assert paused.ended[-1].state == "succeeded", paused.stderr
+    assert stops[0] < 10
+    assert len(stops) >= 4
+    same(paused, undisturbed)
 
 
 @pytest.mark.parametrize("stop", [20, 40, 70])

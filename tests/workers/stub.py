@@ -79,6 +79,7 @@ class StubTrainer:
         self.plan: dict[str, Any] = json.loads(assignment.spec)["stub"]
         self.checkpoint = Path(assignment.job_folder, "checkpoints", "last")
         self.stop: str | None = None
+        self.stored = 0
 
     def run(self) -> None:
         Path(self.assignment.job_folder, f"ran-{self.assignment.attempt}-{os.getpid()}").touch()
@@ -103,9 +104,15 @@ class StubTrainer:
             os.kill(os.getpid(), signal.SIGKILL)
         if iteration == self.plan.get("wait_at") and self.assignment.attempt == 1:
             self._wait_for_stop()
-            self.channel.send(Ended("cancelled" if self.stop == "cancel" else "given_back"))
+            self.channel.send(Ended(self._stopped(iteration - 1)))
             return True
         return False
+
+    def _stopped(self, iteration: int) -> str:
+        if self.stop == "cancel":
+            return "cancelled"
+        self._save(iteration)
+        return "paused" if self.stop == "pause" else "given_back"
 
     def _wait_for_stop(self) -> None:
         while self.stop is None or self.plan.get("ignore_stop"):
@@ -116,12 +123,14 @@ class StubTrainer:
         point = (np.array([iteration]), np.array([1.0 / iteration]))
         self.channel.send(Points({"train/loss": point}, epoch=1, iteration=iteration, samples_per_second=None))
         if iteration % 5 == 0:
-            stored = 0
-            while stored < iteration:
-                stored = max([stored, *self._hear(self.channel.wait())])
-            self.checkpoint.write_text(str(iteration))
-            self.channel.send(Checkpointed(iteration, 1))
+            self._save(iteration)
 
-    def _hear(self, messages: list[Message]) -> list[int]:
+    def _save(self, iteration: int) -> None:
+        while self.stored < iteration:
+            self._hear(self.channel.wait())
+        self.checkpoint.write_text(str(iteration))
+        self.channel.send(Checkpointed(iteration, 1))
+
+    def _hear(self, messages: list[Message]) -> None:
         self.stop = next((m.why for m in messages if isinstance(m, Stop)), self.stop)
-        return [m.iteration for m in messages if isinstance(m, Stored)]
+        self.stored = max([self.stored, *(m.iteration for m in messages if isinstance(m, Stored))])

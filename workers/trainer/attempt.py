@@ -26,7 +26,7 @@ from workers.trainer.data import InvalidData, Part, describe, load
 from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.effective import effective_spec
 from workers.trainer.feed import Feed
-from workers.trainer.loop import Position, Steps, Stopped, train
+from workers.trainer.loop import TO_GO_ON, Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import BuildProblem, build
 from workers.trainer.objective import build_loss, complete_loss
@@ -152,8 +152,8 @@ class Attempt:
         except Exception:
             self._recorder.send()  # what led up to the fault; a failed device is not read again
             raise
-        if why == "give_back":
-            return Ended("given_back")
+        if why in TO_GO_ON:
+            return Ended("paused" if why == "pause" else "given_back")
         self._control.settle()
         self._artifacts.write_last(self._steps.learned())
         if why == "timeout":
@@ -169,7 +169,7 @@ class Attempt:
         try:
             train(steps, position, self._recorder, control.should_stop, self._rest, self._keep_best)
         except Stopped as stopped:
-            if stopped.why == "give_back" and position.iteration > self._saved_iteration:
+            if stopped.why in TO_GO_ON and position.iteration > self._saved_iteration:
                 self._save()
             self._recorder.flush()
             return stopped.why

@@ -38,7 +38,7 @@ class Control:
             self._sent = message.iteration
 
     def should_stop(self) -> str | None:
-        """None, "cancel", "give_back" or "timeout"; looks at the channel every POLL_SECONDS. Raises SupervisorGone."""
+        """None, "cancel", "pause", "give_back" or "timeout"; looks at the channel every POLL_SECONDS. Raises SupervisorGone."""
         now = time.monotonic()
         if now - self._polled_at >= POLL_SECONDS:
             self._polled_at = now
@@ -60,5 +60,5 @@ class Control:
         for message in messages:
             if isinstance(message, Stored):
                 self._stored = max(self._stored, message.iteration)
-            elif isinstance(message, Stop) and self._why != "cancel":  # a cancel is not taken back by a give_back
+            elif isinstance(message, Stop) and self._why != "cancel":  # a cancel is not taken back by another stop
                 self._why = message.why

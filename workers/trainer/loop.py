@@ -27,11 +27,13 @@ from workers.trainer.objective import Criterion
 from workers.trainer.precision import Precision
 from workers.trainer.recorder import Diverged
 
-ShouldStop = Callable[[], str | None]  # None, or why: "cancel", "timeout" or "give_back"
+ShouldStop = Callable[[], str | None]  # None, or why: "cancel", "timeout", "pause" or "give_back"
+# Reasons to stop and go on later from the very place: only between two iterations.
+TO_GO_ON = ("pause", "give_back")
 
 
 class Stopped(Exception):
-    """`should_stop` said so; `why` is its answer. After "give_back" the run stands between two iterations."""
+    """`should_stop` said so; `why` is its answer. For one of TO_GO_ON the run stands between two iterations."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -220,7 +222,7 @@ def end_epoch(steps: Steps, position: Position, report: Report, should_stop: Sho
 def evaluate(steps: Steps, part: Part, name: str, iteration: int, report: Report, should_stop: ShouldStop) -> dict[str, float]:
     """`<name>/loss` and `<name>/<metric>` of a part, batches in order (rule 7). Nothing for a part without rows.
 
-    Raises Diverged when the loss is not finite, and Stopped for any reason but "give_back": a validation is not left halfway.
+    Raises Diverged when the loss is not finite, and Stopped for any reason but TO_GO_ON: a validation is not left halfway.
     """
     if not len(part):
         return {}
@@ -229,7 +231,7 @@ def evaluate(steps: Steps, part: Part, name: str, iteration: int, report: Report
         for start in range(0, len(part), steps.batch_size):
             batch = part.slice(start, start + steps.batch_size)
             why = should_stop()
-            _stop_if(None if why == "give_back" else why)
+            _stop_if(None if why in TO_GO_ON else why)
             with steps.precision.autocast():
                 outputs = steps.model(batch)
                 value = float(steps.loss(outputs, batch))

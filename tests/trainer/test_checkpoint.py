@@ -252,8 +252,8 @@ def test_two_thousand_bit_flips_and_truncations_are_all_noticed(tmp_path: Path) 
     """Of the data and of the manifest, anywhere in them; the checkpoint before is used every time."""
     chance = random.Random(0)
     checkpoints = Checkpoints(tmp_path, keep=2)
-    save(checkpoints, 1)
-    save(checkpoints, 2)
+    for iteration in (1, 2):
+        checkpoints.save({"iteration": iteration}, iteration, 1, lambda: None)
     whole = {name: (tmp_path / name).read_bytes() for name in ("000000000002.pt", "000000000002.json")}
     for trial in range(2000):
         for name, data in whole.items():

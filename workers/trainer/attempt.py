@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 import traceback
@@ -25,6 +24,7 @@ from workers.trainer.control import Control, SupervisorGone
 from workers.trainer.data import InvalidData, Part, describe, load
 from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.effective import effective_spec
+from workers.trainer.environment import changes, environment
 from workers.trainer.feed import Feed
 from workers.trainer.loop import Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
@@ -89,32 +89,6 @@ def set_up_torch(device: torch.device, threads: int) -> None:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What, besides the spec, decides the bits of a run."""
-    found = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
-        "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-        "python": platform.python_version(),
-    }
-    if device.type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return found
-
-
-def changes(first: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
-    """One sentence when this attempt's environment is not the first attempt's, else none."""
-    if first is None:
-        return []
-    parts = [f"{key} {first.get(key)} -> {value}" for key, value in now.items() if first.get(key) != value]
-    if not parts:
-        return []
-    return [f"another environment than the first attempt's ({', '.join(parts)}): values may differ in their last bits"]
 
 
 class Attempt:

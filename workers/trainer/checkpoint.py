@@ -103,6 +103,12 @@ class Checkpoints:
         write_whole(self._manifest(iteration), lambda path: path.write_text(text, encoding="utf-8"))
         self._prune()
 
+    def drop_after(self, iteration: int) -> None:
+        """Removes the checkpoints of later iterations. Raises OSError."""
+        for later in self._iterations():
+            if later > iteration:
+                self._remove(later)
+
     def latest(self) -> tuple[State | None, list[str]]:
         """The newest usable checkpoint, or None; and a sentence for each that is not, which is removed."""
         notes: list[str] = []

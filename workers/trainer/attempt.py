@@ -179,10 +179,12 @@ class Attempt:
         """Writes the last finite weights; says which they are."""
         ahead = self._ahead and diverged.iteration <= self._position.iteration
         after = self._steps.guard.last_finite.put_back(diverged.iteration, ahead)
-        if after is None and (state := self._checkpoints.latest()[0]) is not None:
+        for state in self._checkpoints.usable() if after is None else ():
             self._steps.model.module.load_state_dict(state["model"])
             self._steps.loss.module.load_state_dict(state["loss"])
-            after = state["position"]["iteration"] if finite(list(self._steps.learned().values())) else None
+            if finite(list(self._steps.learned().values())):
+                after = state["position"]["iteration"]
+                break
         if after is None:
             self._artifacts.write_best()
             return "no finite weights are left to keep"

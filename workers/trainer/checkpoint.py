@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,12 @@ class Checkpoints:
                 notes.append(f"the checkpoint of iteration {iteration} {error}; {then}")
                 self._remove(iteration)
         return None, notes
+
+    def usable(self) -> Iterator[State]:
+        """Every usable checkpoint, the newest first; the others are passed over in silence."""
+        for iteration in reversed(self._iterations()):
+            with suppress(UnusableCheckpoint):
+                yield self._load(iteration)
 
     def _load(self, iteration: int) -> State:
         path = self._folder / f"{iteration:012d}.pt"

@@ -29,14 +29,14 @@ class Exploding:
         if not math.isfinite(size):
             return None
         exploded = self._first is not None and not self._told and size > max(FACTOR * self._lowest, self._first)
-        level = self._lowest
+        if exploded:
+            self._told = True
+            self._window.clear()  # whether it is over is for the iterations that follow to show
+            return f"the loss is {loss:.6g}, over {FACTOR:g} times the {self._lowest:.6g} that was the median of {WINDOW} before"
         self._window.append(size)
         if len(self._window) == WINDOW:
             self._close_window()
-        if not exploded:
-            return None
-        self._told = True
-        return f"the loss is {loss:.6g}, over {FACTOR:g} times the {level:.6g} that was the median of {WINDOW} iterations before"
+        return None
 
     def _close_window(self) -> None:
         median = statistics.median(self._window)

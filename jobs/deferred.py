@@ -14,7 +14,6 @@ FIELDS: dict[str, str] = {
 }
 VALUES: dict[str, dict[str, str]] = {
     "/dataset/type": {"python": "data sets written in Python are not supported yet; upload a data file"},
-    "/on_nonfinite": dict.fromkeys(("skip", "rollback"), "on_nonfinite is fail; skip and rollback are not supported yet"),
 }
 
 

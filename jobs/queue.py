@@ -96,6 +96,12 @@ class Queue(Registry):
             values = {"epoch": epoch, "iteration": iteration, "samples_per_second": samples_per_second}
             held(change(connection, fence(job_id, attempt), **values), job_id, attempt)
 
+    def noted(self, job_id: str, attempt: int, kind: str, message: str, detail: Mapping[str, Any]) -> None:
+        """An event that is no change of state, told by the attempt that holds the job. Raises LostLease."""
+        with writing(self.engine) as connection:
+            _locked(connection, job_id, attempt)
+            add_event(connection, job_id, kind, message, attempt=attempt, detail=detail)
+
     def finish(self, job_id: str, attempt: int, state: str, failure: Failure | None = None, message: str = "") -> Job:
         """The trainer's last word: succeeded, cancelled, or failed with its failure; `message` is for the event.
 

@@ -21,12 +21,13 @@ from jobs.components import (
     LossComponent,
     MetricComponent,
     Strict,
+    TypeAlone,
     long_component,
     own_members,
 )
 from jobs.data_spec import BuiltinDataset, FileDataset, Split, long_dataset
 from jobs.deferred import deferred
-from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
+from jobs.loop_spec import Checkpoint, EarlyStopping, OnNonfinite, Precision
 from jobs.model_spec import BROUGHT, MODELS_BY_POINTER, ModelSpec, check_model, long_model
 from jobs.optimizer_spec import OptimizerComponent, check_optimizer, long_optimizer
 from jobs.pointers import explained, posted, unreadable
@@ -80,7 +81,7 @@ class JobSpec(Strict):
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,2})$")] = "auto"
     precision: Precision = "32-true"
     exact: bool = True
-    on_nonfinite: Literal["fail"] = "fail"
+    on_nonfinite: Annotated[OnNonfinite, TypeAlone("fail", "skip", "rollback")] = OnNonfinite(type="fail")
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     accumulate_grad_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
     early_stopping: EarlyStopping | None = None
@@ -186,6 +187,9 @@ def _contradictions(spec: JobSpec) -> Iterator[SpecProblem]:
     if not mixed and not spec.exact:
         detail = "exact false is for a precision of 16 bits; faster arithmetic in 32 bits is not supported yet"
         yield SpecProblem("/exact", "not_supported", detail)
+    for name in sorted(spec.on_nonfinite.model_fields_set - {"type"} if spec.on_nonfinite.type != "rollback" else ()):
+        detail = f"{name} says how a rollback goes on: it needs the type rollback, not {spec.on_nonfinite.type}"
+        yield SpecProblem(f"/on_nonfinite/{name}", "not_supported", detail)
     if spec.optimizer.type == "LBFGS":
         yield from _beside_lbfgs(spec)
     if mixed and spec.loss.type == "BCELoss":
@@ -212,6 +216,7 @@ MODELS: Mapping[str, Sequence[type[BaseModel]]] = {
     **MODELS_BY_POINTER,
     "/checkpoint": [Checkpoint],
     "/early_stopping": [EarlyStopping],
+    "/on_nonfinite": [OnNonfinite],
 }
 
 
@@ -225,6 +230,8 @@ def _long_form(body: dict[str, Any]) -> dict[str, Any]:
     for member, written_long in (("loss", long_component), ("optimizer", long_optimizer), ("lr_scheduler", long_scheduler)):
         if member in long:
             long[member] = written_long(long[member])
+    if "on_nonfinite" in long:
+        long["on_nonfinite"] = long_component(long["on_nonfinite"])
     if "model" in long:
         long["model"] = long_model(long["model"])
     if isinstance(long.get("metrics"), list):

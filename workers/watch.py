@@ -18,7 +18,7 @@ from jobs.records import Claim, Failure
 from jobs.states import CANCELLED, ENDED, FAILED, PAUSED
 from jobs.store import Store
 from workers.child import Child, Exit
-from workers.protocol import Checkpointed, Ended, Message, Points, ProtocolError, Series, Started, Stop, Stored
+from workers.protocol import Checkpointed, Ended, Incident, Message, Points, ProtocolError, Series, Started, Stop, Stored
 from workers.sandbox import Usage
 from workers.slots import Slot
 
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 # The trainer looks at its own clock, saves and says so; this much later it is killed.
 TIMEOUT_GRACE_SECONDS = 5.0
+# Of one attempt. A trainer tells of 100 and of at most as many rollbacks; more are a hostile one's.
+MAX_INCIDENTS = 250
+MAX_TEXT_CHARACTERS = 2000
 # A process that has closed its channel or said its last word has this long to end.
 EXIT_GRACE_SECONDS = 5.0
 # A job that writes without end fills a gigabyte or so of disk between two looks.
@@ -66,6 +69,7 @@ class Watch:
         self._usage, self._look_at = usage, 0.0
         self._excess: str | None = None  # the bound that it broke
         self._kill_at: float | None = None
+        self._incidents = 0
 
     def turn(self, now: float) -> None:
         """Takes what has arrived, and acts on the clock. `now` is time.monotonic()."""
@@ -118,6 +122,8 @@ class Watch:
                 detail = {"iteration": message.iteration, "epoch": message.epoch}
                 text = f"a checkpoint of iteration {message.iteration} is on disk"
                 self._store.event(self.claim.job_id, "checkpoint", text, self.claim.attempt, detail)
+            case Incident():
+                self._happened(message)
             case Ended():
                 self._last_word(message)
             case _:
@@ -137,6 +143,17 @@ class Watch:
         )
         if self.claim.attempt > 1:
             self._curves.truncate(*self._key, message.resumed_from)
+
+    def _happened(self, incident: Incident) -> None:
+        self._incidents += 1
+        if self._incidents > MAX_INCIDENTS:
+            raise ProtocolError(f"it told of more than {MAX_INCIDENTS} incidents")
+        incident.check()
+        if incident.back_to is not None:
+            self._curves.truncate(*self._key, incident.back_to)
+        detail = {"iteration": incident.iteration, "rows": incident.rows, "back_to": incident.back_to}
+        text = incident.text[:MAX_TEXT_CHARACTERS]
+        self._store.noted(*self._key, incident.event, text, {k: v for k, v in detail.items() if v is not None})
 
     def _keep(self, points: list[Points]) -> None:
         if not points:

@@ -268,5 +268,66 @@ def test_damage_of_every_kind_is_noticed(tmp_path: Path, harm: str) -> None:
     assert {p.stem for p in tmp_path.glob("*.json")} == {"000000000001", "000000000003"}
 
 
+def test_two_thousand_bit_flips_and_truncations_are_all_noticed(tmp_path: Path) -> None:
+    """Of the data and of the manifest, anywhere in them; the checkpoint before is used every time."""
+    chance = random.Random(0)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for iteration in (1, 2):
+        checkpoints.save({"iteration": iteration}, iteration, 1, lambda: None)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("000000000002.pt", "000000000002.json")}
+    for trial in range(2000):
+        for name, data in whole.items():
+            (tmp_path / name).write_bytes(data)
+        harmed = chance.choice(list(whole))
+        data = bytearray(whole[harmed])
+        if trial % 3 == 0:
+            del data[chance.randrange(len(data)) :]
+        else:
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        (tmp_path / harmed).write_bytes(data)
+        state, notes = checkpoints.latest()
+        assert state is not None
+        assert (state["iteration"], len(notes)) == (1, 1), f"trial {trial}: {harmed}"
+        assert "iteration 2 is damaged" in notes[0]
+        assert notes[0].endswith("the one before it is used")
+
+
+def test_when_all_are_damaged_the_run_starts_from_the_beginning(sets: Path, tmp_path: Path, undisturbed: Supervised) -> None:
+    damaged = job(sets, tmp_path, SPEC | {"checkpoint": {"every_n_epochs": 1, "keep": 2}})
+    damaged.attempt(lambda _job, message: "kill" if isinstance(message, Checkpointed) and message.epoch == 3 else None)
+    for file in tmp_path.glob("checkpoints/*.pt"):
+        flip_a_bit(file)
+    damaged.attempt()
+    resumed = damaged.started[-1]
+    assert resumed.resumed_from == 0
+    assert [note.rpartition("; ")[2] for note in resumed.notes] == [
+        "the one before it is used",
+        "no other is left: the run starts from the beginning",
+    ]
+    same(damaged, undisturbed)
+
+
+def test_the_only_checkpoint_is_enough_while_it_is_whole(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    flip_a_bit(tmp_path / "000000000002.pt")
+    state, notes = checkpoints.latest()
+    assert state is None
+    assert notes[0].endswith("no other is left: the run starts from the beginning")
+
+
+def test_a_checkpoint_of_an_older_format_is_said_to_be_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 7)
+    manifest = tmp_path / "000000000007.json"
+    old = json.loads(manifest.read_text()) | {"format": 1}
+    del old["manifest_sha256"]
+    manifest.write_text(json.dumps(old))
+    state, notes = checkpoints.latest()
+    assert state is None
+    assert "iteration 7 was written in format 1 by an older postgrad; this one reads format 2" in notes[0]
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "none", keep=2).latest() == (None, [])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from workers.child import Child, Exit
-from workers.protocol import Assignment, Channel, Checkpointed, Ended, Message, Points, Started, Stop, Stored
+from workers.protocol import Assignment, Channel, Checkpointed, Ended, Incident, Message, Points, Started, Stop, Stored
 
 
 class StubLauncher:
@@ -71,7 +71,8 @@ class StubLauncher:
 
 
 class StubTrainer:
-    """spec["stub"]: iterations, kill_at (attempt 1 only), wait_at (until told to stop), ignore_stop, send (raw bytes), fail."""
+    """spec["stub"]: iterations, kill_at (attempt 1 only), wait_at (until told to stop), ignore_stop, send (raw bytes), fail,
+    incidents (by the iteration after which each is told, as often as `times`)."""
 
     def __init__(self, assignment: Assignment, sock: socket.socket) -> None:
         self.assignment, self.sock = assignment, sock
@@ -122,6 +123,9 @@ class StubTrainer:
     def _report(self, iteration: int) -> None:
         point = (np.array([iteration]), np.array([1.0 / iteration]))
         self.channel.send(Points({"train/loss": point}, epoch=1, iteration=iteration, samples_per_second=None))
+        if incident := self.plan.get("incidents", {}).get(str(iteration)):
+            for _ in range(self.plan.get("times", 1)):
+                self.channel.send(Incident(**incident))
         if iteration % 5 == 0:
             self._save(iteration)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from workers.protocol import Channel, Message, Points, Stop, Stored
+from workers.protocol import Channel, Incident, Message, Points, Stop, Stored
 
 POLL_SECONDS = 0.02
 
@@ -36,6 +36,12 @@ class Control:
             raise SupervisorGone(str(error)) from error
         if isinstance(message, Points):
             self._sent = message.iteration
+
+    def went_back(self, incident: Incident) -> None:
+        """Tells of a rollback, after which every point behind it is to come again. Call `settle` first. Raises SupervisorGone."""
+        assert incident.back_to is not None
+        self.send(incident)
+        self._sent = self._stored = incident.back_to
 
     def should_stop(self) -> str | None:
         """None, "cancel", "pause", "give_back" or "timeout"; looks at the channel every POLL_SECONDS. Raises SupervisorGone."""

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.body import read_json
+from app.callers import Asking
 from app.checker import Answer, CheckerUnavailable
 from app.init_from import pinned
 from app.job_json import entity_tag, job_body, timestamp
@@ -21,6 +22,7 @@ from app.problems import error, invalid_spec, not_found, unavailable
 from app.state import Parts, Service
 from app.uploads import Named, named
 from jobs.errors import UnsafeName
+from jobs.keyring import CODE
 from jobs.profiles import STRICT
 from jobs.spec import SpecProblem, parse, posted, profile_of, threads_for
 from jobs.states import ended
@@ -45,11 +47,14 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
 )
 def create_job(
     parts: Parts,
+    caller: Asking,
     body: Annotated[Any, Depends(read_json)],
     validate_only: Annotated[bool, Query(description="Build and describe it, and queue nothing.")] = False,
 ) -> JSONResponse:
     """Checks the spec by building it, and queues the job. Nothing is queued unchecked."""
     spec = parse(body)
+    if (profile := profile_of(spec)) == STRICT:
+        caller.needs(CODE, "a job that brings its own program")
     canonical = spec.canonical()
     uploads = named(parts, spec)
     with pinned(parts, spec) as pin:
@@ -60,7 +65,6 @@ def create_job(
             return JSONResponse(_preflight_body(canonical, answer))
         if pin is not None:
             pin.keep()
-    profile = profile_of(spec)
     job = parts.store.create_job(
         spec=canonical,
         name=spec.name,

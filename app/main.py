@@ -16,6 +16,7 @@ from app import (
     file_routes,
     health,
     job_routes,
+    key_routes,
     openapi,
     problems,
     streams,
@@ -36,6 +37,7 @@ ROUTERS = (
     file_routes.router,
     catalog_routes.router,
     worker_routes.router,
+    key_routes.router,
     health.router,
 )
 

@@ -17,8 +17,8 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from jobs.errors import UnknownFile, UnknownJob, UnknownKey
 from jobs.spec import InvalidSpec
-from jobs.store import UnknownFile, UnknownJob
 
 Errors = Sequence[Mapping[str, str]]
 RETRY_AFTER_SECONDS = 2
@@ -123,7 +123,8 @@ def _from_http(exception: HTTPException) -> Problem:
     return Problem(exception.status_code, slug, phrase, str(exception.detail), headers=exception.headers)
 
 
-def _from_database(exception: OperationalError) -> Problem:
+def from_database(exception: OperationalError) -> Problem:
+    """503. What the driver says may hold an address and stays in the log."""
     log.error("the database refused a statement: %s", exception.orig)
     return unavailable("database-unavailable", "the database cannot be used now; /health/ready says more")
 
@@ -137,9 +138,10 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     InvalidSpec: _from_spec,
     UnknownJob: lambda _: not_found("this job"),
     UnknownFile: lambda _: not_found("this file"),
+    UnknownKey: lambda _: not_found("this key"),
     RequestValidationError: _from_parameters,
     HTTPException: _from_http,
-    OperationalError: _from_database,
+    OperationalError: from_database,
     ClientDisconnect: lambda _: not_understood("the client went away before the body was whole"),
     Exception: _from_anything,
 }

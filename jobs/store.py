@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from jobs import tables as t
 from jobs.database import reading, writing
 from jobs.errors import ForbiddenTransition, JobsError, LostLease, UnknownFile, UnknownJob, UnknownWorker
+from jobs.keyring import Keyring
 from jobs.moves import Row, add_event, change, move, now
 from jobs.profiles import PLAIN, Profile
 from jobs.queue import Queue
 from jobs.reading import to_event, to_jobs
-from jobs.records import Claim, Event, Failure, File, Held, Job, Page, Worker
+from jobs.records import Claim, Event, Failure, File, Held, Job, Key, Page, Worker
 from jobs.states import CANCELLED, QUEUED, ended, transition
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Held",
     "Job",
     "JobsError",
+    "Key",
     "LostLease",
     "Page",
     "Store",
@@ -47,7 +49,7 @@ FRESH = {"state": QUEUED, "attempt": 0, "attempts_spent": 0, "version": 1, "epoc
 ID_RANDOM_BITS = 80
 
 
-class Store(Queue):
+class Store(Queue, Keyring):
     """All of the queue. One per process; safe to use from many threads."""
 
     def create_job(

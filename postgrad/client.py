@@ -46,6 +46,15 @@ class Client:
             body: Body = self._send("POST", "/v1/files", files={"file": (path.name, file)}, params={"format": format}).json()
             return body
 
+    def create_key(self, name: str, scopes: list[str]) -> Body:
+        """The new key with its `secret`, which no later answer has."""
+        body: Body = self._send("POST", "/v1/keys", json={"name": name, "scopes": scopes}).json()
+        return body
+
+    def revoke_key(self, key_id: str) -> Body:
+        body: Body = self._send("POST", f"/v1/keys/{key_id}/revoke").json()
+        return body
+
     def curve(self, job_id: str, max_points: int) -> list[Body]:
         """The series of a job's curve."""
         series: list[Body] = self.get(f"/v1/jobs/{job_id}/metrics", max_points=max_points)["series"]

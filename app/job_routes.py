@@ -18,6 +18,7 @@ from app.init_from import pinned
 from app.job_json import entity_tag, job_body, timestamp
 from app.lists import After, Limit, Order, envelope
 from app.log_tail import tail
+from app.once import Once
 from app.problems import error, invalid_spec, not_found, unavailable
 from app.state import Parts, Service
 from app.uploads import Named, named
@@ -48,10 +49,13 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
 def create_job(
     parts: Parts,
     caller: Asking,
+    once: Once,
     body: Annotated[Any, Depends(read_json)],
     validate_only: Annotated[bool, Query(description="Build and describe it, and queue nothing.")] = False,
 ) -> JSONResponse:
     """Checks the spec by building it, and queues the job. Nothing is queued unchecked."""
+    if not validate_only:
+        once.look(body)
     spec = parse(body)
     if (profile := profile_of(spec)) == STRICT:
         caller.needs(CODE, "a job that brings its own program")
@@ -79,7 +83,12 @@ def create_job(
         threads=threads_for(spec),
         files=uploads.files,
         profile=profile,
+        answered=once.keeping(_created),
     )
+    return _created(job)
+
+
+def _created(job: Job) -> JSONResponse:
     return JSONResponse(job_body(job, {}), 201, {"Location": f"/v1/jobs/{job.id}", "ETag": entity_tag(job)})
 
 

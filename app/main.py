@@ -17,6 +17,7 @@ from app import (
     health,
     job_routes,
     key_routes,
+    once,
     openapi,
     problems,
     streams,
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = chosen
     app.state.stopping = threading.Event()
     problems.install(app)
+    once.install(app)
     for router in ROUTERS:
         app.include_router(router)
     web_routes.mount(app)

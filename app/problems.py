@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import UnknownFile, UnknownJob, UnknownKey
+from jobs.errors import AnsweredMeanwhile, KeyReused, UnknownFile, UnknownJob, UnknownKey
 from jobs.spec import InvalidSpec
 
 Errors = Sequence[Mapping[str, str]]
@@ -75,6 +75,18 @@ def invalid_spec(errors: Errors) -> Problem:
     count = len(errors)
     detail = "the spec has one problem" if count == 1 else f"the spec has {count} problems"
     return Problem(422, "invalid-spec", "The job spec is not valid", detail, errors)
+
+
+def idempotency_conflict() -> Problem:
+    """409: the first request with this key is not answered yet, or was just now."""
+    detail = "a request with this Idempotency-Key is being answered; ask again in a moment"
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return Problem(409, "idempotency-key-in-use", "The first request is still running", detail, headers=headers)
+
+
+def _idempotency_key_reused() -> Problem:
+    detail = "this Idempotency-Key came with another request before; send a new request under a new key"
+    return Problem(422, "idempotency-key-reused", "The idempotency key is used", detail)
 
 
 def unavailable(slug: str, detail: str) -> Problem:
@@ -139,6 +151,8 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     UnknownJob: lambda _: not_found("this job"),
     UnknownFile: lambda _: not_found("this file"),
     UnknownKey: lambda _: not_found("this key"),
+    AnsweredMeanwhile: lambda _: idempotency_conflict(),
+    KeyReused: lambda _: _idempotency_key_reused(),
     RequestValidationError: _from_parameters,
     HTTPException: _from_http,
     OperationalError: from_database,

@@ -31,6 +31,10 @@ class UnknownKey(JobsError):
         self.key_id = key_id
 
 
+class KeyReused(JobsError):
+    """This idempotency key has come with another request before."""
+
+
 class AnsweredMeanwhile(JobsError):
     """Another request with the same idempotency key was answered first; this one has changed nothing."""
 

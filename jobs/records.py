@@ -129,6 +129,15 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """What a request was answered over HTTP."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
 class File:
     """An upload, stored once by content."""
 

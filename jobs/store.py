@@ -20,7 +20,8 @@ from jobs.moves import Row, add_event, change, move, now
 from jobs.profiles import PLAIN, Profile
 from jobs.queue import Queue
 from jobs.reading import to_event, to_jobs
-from jobs.records import Claim, Event, Failure, File, Held, Job, Key, Page, Worker
+from jobs.records import Claim, Event, Failure, File, Held, Job, Key, Page, Reply, Worker
+from jobs.replies import Answered, Replies
 from jobs.states import CANCELLED, QUEUED, ended, transition
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Key",
     "LostLease",
     "Page",
+    "Reply",
     "Store",
     "UnknownFile",
     "UnknownJob",
@@ -49,7 +51,7 @@ FRESH = {"state": QUEUED, "attempt": 0, "attempts_spent": 0, "version": 1, "epoc
 ID_RANDOM_BITS = 80
 
 
-class Store(Queue, Keyring):
+class Store(Queue, Keyring, Replies):
     """All of the queue. One per process; safe to use from many threads."""
 
     def create_job(
@@ -67,9 +69,10 @@ class Store(Queue, Keyring):
         timeout_seconds: float | None = None,
         files: Sequence[str] = (),
         profile: Profile = PLAIN,
+        answered: Answered[Job] | None = None,
     ) -> Job:
         """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` the sandbox that
-        it needs. Raises UnknownFile."""
+        it needs. Raises UnknownFile, and AnsweredMeanwhile."""
         told: dict[str, Any] = {"spec": spec, "name": name, "metadata": dict(metadata), "effective_spec": dict(effective_spec)}
         told |= {"parameters": dict(parameters), "epochs": epochs, "device_wanted": device, "max_attempts": max_attempts}
         told |= {"threads": threads, "timeout_seconds": timeout_seconds, "profile": profile}
@@ -78,7 +81,10 @@ class Store(Queue, Keyring):
             row = connection.execute(sa.insert(t.jobs).values(values).returning(*t.jobs.c)).mappings().one()
             _name_files(connection, row["id"], files)
             add_event(connection, row["id"], "queued", "the job was accepted", detail={"before": None, "after": QUEUED})
-            return to_jobs(connection, [row])[0]
+            job = to_jobs(connection, [row])[0]
+            if answered is not None:
+                answered.keep(connection, job)
+            return job
 
     def job(self, job_id: str) -> Job:
         """Raises UnknownJob."""

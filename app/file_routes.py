@@ -11,8 +11,10 @@ from fastapi.responses import JSONResponse
 from app.ingest import agrees, prepare, preview
 from app.job_json import timestamp
 from app.lists import After, Limit, Order, envelope
+from app.once import Once
 from app.state import Parts, Service
 from app.upload import Upload, receive
+from jobs.replies import Answered
 from jobs.store import File
 
 router = APIRouter(tags=["files"])
@@ -51,24 +53,29 @@ MULTIPART = {
     openapi_extra=MULTIPART,
     responses={200: {"description": "These very bytes are here already, under the same id"}},
 )
-async def upload_file(request: Request, parts: Parts, format: Format = "auto") -> JSONResponse:
+async def upload_file(request: Request, parts: Parts, once: Once, format: Format = "auto") -> JSONResponse:
     """Takes a data file or a model as the part `file`, reads it once and answers with a preview of what it holds."""
     incoming = await run_in_threadpool(parts.folder.incoming)
     try:
         upload = await receive(request, incoming, parts.settings.max_upload_bytes)
+        await run_in_threadpool(once.look, [upload.sha256, upload.name, upload.media_type, format])
         # The upload is read before it is kept: a file that no job could use leaves nothing behind.
         prepared = parts.folder.prepared(upload.sha256)
         if (prepared / "schema.json").exists():
             agrees(prepared, format)
         else:
             await prepare(upload.path, prepared, format)
-        file, new = await run_in_threadpool(_keep, parts, upload)
+        return _answer(await run_in_threadpool(_keep, parts, upload, once.keeping(_answer)))
     finally:
         incoming.unlink(missing_ok=True)
+
+
+def _answer(added: tuple[File, bool]) -> JSONResponse:
+    file, new = added
     return JSONResponse(file_body(file), 201 if new else 200, {"Location": f"/v1/files/{file.id}"})
 
 
-def _keep(parts: Service, upload: Upload) -> tuple[File, bool]:
+def _keep(parts: Service, upload: Upload, answered: Answered[tuple[File, bool]] | None) -> tuple[File, bool]:
     parts.folder.keep(upload.path, upload.sha256)
     return parts.store.add_file(
         sha256=upload.sha256,
@@ -76,6 +83,7 @@ def _keep(parts: Service, upload: Upload) -> tuple[File, bool]:
         size_bytes=upload.size_bytes,
         preview=preview(parts.folder.prepared(upload.sha256)),
         media_type=upload.media_type,
+        answered=answered,
     )
 
 

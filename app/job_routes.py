@@ -12,15 +12,18 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.body import read_json
+from app.callers import Asking
 from app.checker import Answer, CheckerUnavailable
 from app.init_from import pinned
 from app.job_json import entity_tag, job_body, timestamp
 from app.lists import After, Limit, Order, envelope
 from app.log_tail import tail
+from app.once import Once
 from app.problems import error, invalid_spec, not_found, unavailable
 from app.state import Parts, Service
 from app.uploads import Named, named
 from jobs.errors import UnsafeName
+from jobs.keyring import CODE
 from jobs.profiles import STRICT
 from jobs.spec import SpecProblem, parse, posted, profile_of, threads_for
 from jobs.states import ended
@@ -45,11 +48,17 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
 )
 def create_job(
     parts: Parts,
+    caller: Asking,
+    once: Once,
     body: Annotated[Any, Depends(read_json)],
     validate_only: Annotated[bool, Query(description="Build and describe it, and queue nothing.")] = False,
 ) -> JSONResponse:
     """Checks the spec by building it, and queues the job. Nothing is queued unchecked."""
+    if not validate_only:
+        once.look(body)
     spec = parse(body)
+    if (profile := profile_of(spec)) == STRICT:
+        caller.needs(CODE, "a job that brings its own program")
     canonical = spec.canonical()
     uploads = named(parts, spec)
     with pinned(parts, spec) as pin:
@@ -60,7 +69,6 @@ def create_job(
             return JSONResponse(_preflight_body(canonical, answer))
         if pin is not None:
             pin.keep()
-    profile = profile_of(spec)
     job = parts.store.create_job(
         spec=canonical,
         name=spec.name,
@@ -75,7 +83,12 @@ def create_job(
         threads=threads_for(spec),
         files=uploads.files,
         profile=profile,
+        answered=once.keeping(_created),
     )
+    return _created(job)
+
+
+def _created(job: Job) -> JSONResponse:
     return JSONResponse(job_body(job, {}), 201, {"Location": f"/v1/jobs/{job.id}", "ETag": entity_tag(job)})
 
 

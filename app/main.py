@@ -16,6 +16,8 @@ from app import (
     file_routes,
     health,
     job_routes,
+    key_routes,
+    once,
     openapi,
     problems,
     streams,
@@ -36,6 +38,7 @@ ROUTERS = (
     file_routes.router,
     catalog_routes.router,
     worker_routes.router,
+    key_routes.router,
     health.router,
 )
 
@@ -55,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = chosen
     app.state.stopping = threading.Event()
     problems.install(app)
+    once.install(app)
     for router in ROUTERS:
         app.include_router(router)
     web_routes.mount(app)

@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from app.key_routes import KeyWanted
+from jobs.keyring import ADMIN, READ, WRITE
 from jobs.spec import JobSpec
 
 REF = "#/components/schemas/{model}"
@@ -104,6 +106,12 @@ PROBLEM_ANSWER: dict[str, Any] = {
 }
 
 
+KEYS = (
+    "`pg_...`, made by POST /v1/keys. A server on a loopback address needs none. Scopes: read for every GET, write for what "
+    "changes something, code for jobs of exported or Python models on top of write, admin for everything and for keys."
+)
+
+
 def install(app: FastAPI) -> None:
     """Replaces the app's own generator; the document is made at the first request for it."""
 
@@ -124,14 +132,28 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas.update({"JobSpec": spec, "Problem": PROBLEM})
     for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own shape, which this API never answers with
         schemas.pop(unused, None)
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{}, {"key": []}]
-    for path in document["paths"].values():
-        for operation in path.values():
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": KEYS}}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            operation["security"] = _security(path, method)
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = PROBLEM_ANSWER
     document["paths"]["/v1/jobs"]["post"]["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "examples": EXAMPLES}},
     }
+    schemas["KeyWanted"] = KeyWanted.model_json_schema(ref_template=REF)
+    document["paths"]["/v1/keys"]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": REF.format(model="KeyWanted")}}},
+    }
     return document
+
+
+def _security(path: str, method: str) -> list[dict[str, list[str]]]:
+    """Without a key, or with one of this scope."""
+    if not path.startswith("/v1"):
+        return []
+    if path.startswith("/v1/keys"):
+        return [{}, {"key": [ADMIN]}]
+    return [{}, {"key": [READ if method == "get" else WRITE]}]

@@ -17,8 +17,8 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from jobs.errors import AnsweredMeanwhile, KeyReused, UnknownFile, UnknownJob, UnknownKey
 from jobs.spec import InvalidSpec
-from jobs.store import UnknownFile, UnknownJob
 
 Errors = Sequence[Mapping[str, str]]
 RETRY_AFTER_SECONDS = 2
@@ -77,6 +77,18 @@ def invalid_spec(errors: Errors) -> Problem:
     return Problem(422, "invalid-spec", "The job spec is not valid", detail, errors)
 
 
+def idempotency_conflict() -> Problem:
+    """409: the first request with this key is not answered yet, or was just now."""
+    detail = "a request with this Idempotency-Key is being answered; ask again in a moment"
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return Problem(409, "idempotency-key-in-use", "The first request is still running", detail, headers=headers)
+
+
+def _idempotency_key_reused() -> Problem:
+    detail = "this Idempotency-Key came with another request before; send a new request under a new key"
+    return Problem(422, "idempotency-key-reused", "The idempotency key is used", detail)
+
+
 def unavailable(slug: str, detail: str) -> Problem:
     """503: nothing was done, and the same request may work in a moment."""
     return Problem(503, slug, "Not available now", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
@@ -123,7 +135,8 @@ def _from_http(exception: HTTPException) -> Problem:
     return Problem(exception.status_code, slug, phrase, str(exception.detail), headers=exception.headers)
 
 
-def _from_database(exception: OperationalError) -> Problem:
+def from_database(exception: OperationalError) -> Problem:
+    """503. What the driver says may hold an address and stays in the log."""
     log.error("the database refused a statement: %s", exception.orig)
     return unavailable("database-unavailable", "the database cannot be used now; /health/ready says more")
 
@@ -137,9 +150,12 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     InvalidSpec: _from_spec,
     UnknownJob: lambda _: not_found("this job"),
     UnknownFile: lambda _: not_found("this file"),
+    UnknownKey: lambda _: not_found("this key"),
+    AnsweredMeanwhile: lambda _: idempotency_conflict(),
+    KeyReused: lambda _: _idempotency_key_reused(),
     RequestValidationError: _from_parameters,
     HTTPException: _from_http,
-    OperationalError: _from_database,
+    OperationalError: from_database,
     ClientDisconnect: lambda _: not_understood("the client went away before the body was whole"),
     Exception: _from_anything,
 }

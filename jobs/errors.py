@@ -23,6 +23,22 @@ class UnknownFile(JobsError):
         self.file_id = file_id
 
 
+class UnknownKey(JobsError):
+    """There is no API key with this id."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no key {key_id!r}")
+        self.key_id = key_id
+
+
+class KeyReused(JobsError):
+    """This idempotency key has come with another request before."""
+
+
+class AnsweredMeanwhile(JobsError):
+    """Another request with the same idempotency key was answered first; this one has changed nothing."""
+
+
 class UnknownWorker(JobsError):
     """No worker is registered under this id (it was stopped, or was silent for so long that it was forgotten)."""
 

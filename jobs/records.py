@@ -117,6 +117,27 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class Key:
+    """An API key, without what opens the door: only its digest is stored, and not given out."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    last_used_at: datetime | None  # to the minute
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a request was answered over HTTP."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
 class File:
     """An upload, stored once by content."""
 

@@ -15,6 +15,7 @@ from jobs.errors import FileInUse, UnknownFile, UnknownWorker
 from jobs.moves import now
 from jobs.reading import to_file, to_worker
 from jobs.records import File, Page, Worker
+from jobs.replies import Answered
 from jobs.states import ENDED
 
 FORGET_WORKERS_AFTER = timedelta(days=1)
@@ -70,16 +71,26 @@ class Registry:
         return [to_worker(row, running[row["id"]]) for row in rows]
 
     def add_file(
-        self, *, sha256: str, name: str, size_bytes: int, preview: Mapping[str, Any], media_type: str | None = None
+        self,
+        *,
+        sha256: str,
+        name: str,
+        size_bytes: int,
+        preview: Mapping[str, Any],
+        media_type: str | None = None,
+        answered: Answered[tuple[File, bool]] | None = None,
     ) -> tuple[File, bool]:
-        """The file of these bytes and whether it is new: the same bytes keep the id, name and preview of their first upload."""
+        """The file of these bytes and whether it is new: the same bytes keep the id, name and preview of their first upload.
+        Raises AnsweredMeanwhile."""
         values = {"sha256": sha256, "name": name, "size_bytes": size_bytes, "preview": dict(preview), "media_type": media_type}
         with writing(self.engine) as connection:
             known = connection.execute(sa.select(t.files).where(t.files.c.sha256 == sha256)).mappings().one_or_none()
-            if known is not None:
-                return to_file(known), False
             insert = sa.insert(t.files).values(id=file_id(sha256), created_at=now(), **values).returning(*t.files.c)
-            return to_file(connection.execute(insert).mappings().one()), True
+            row = known if known is not None else connection.execute(insert).mappings().one()
+            added = to_file(row), known is None
+            if answered is not None:
+                answered.keep(connection, added)
+            return added
 
     def file(self, file_id: str) -> File:
         """Raises UnknownFile."""

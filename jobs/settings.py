@@ -29,7 +29,10 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API binds to; anything but loopback asks for a key.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on; 0 lets the system choose.")
-    api_key: SecretStr | None = Field(default=None, description="The key that clients send as `Authorization: Bearer pg_...`.")
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="A key for everything, sent as `Authorization: Bearer pg_...`; `postgrad keys` makes others.",
+    )
     insecure: bool = Field(default=False, description="1 serves a non-loopback address without any key. Know who can reach it.")
     cpu_slots: int = Field(
         default_factory=_usable_cores,

@@ -25,10 +25,12 @@ from jobs.errors import (
     VersionDiffers,
     WrongState,
 )
+from jobs.keyring import Keyring
 from jobs.moves import Row, add_event, name_files, now
 from jobs.profiles import PLAIN, Profile
 from jobs.reading import to_event, to_jobs
-from jobs.records import Claim, Event, Failure, File, Held, Job, Page, Worker
+from jobs.records import Claim, Event, Failure, File, Held, Job, Key, Page, Reply, Worker
+from jobs.replies import Answered, Replies
 from jobs.requests import Requests
 from jobs.states import QUEUED
 
@@ -42,8 +44,10 @@ __all__ = [
     "Held",
     "Job",
     "JobsError",
+    "Key",
     "LostLease",
     "Page",
+    "Reply",
     "Store",
     "UnknownFile",
     "UnknownJob",
@@ -60,7 +64,7 @@ FRESH = {"state": QUEUED, "attempt": 0, "attempts_spent": 0, "version": 1, "epoc
 ID_RANDOM_BITS = 80
 
 
-class Store(Requests):
+class Store(Requests, Keyring, Replies):
     """All of the queue. One per process; safe to use from many threads."""
 
     def create_job(
@@ -78,9 +82,10 @@ class Store(Requests):
         timeout_seconds: float | None = None,
         files: Sequence[str] = (),
         profile: Profile = PLAIN,
+        answered: Answered[Job] | None = None,
     ) -> Job:
         """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` the sandbox that
-        it needs. Raises UnknownFile."""
+        it needs. Raises UnknownFile, and AnsweredMeanwhile."""
         told: dict[str, Any] = {"spec": spec, "name": name, "metadata": dict(metadata), "effective_spec": dict(effective_spec)}
         told |= {"parameters": dict(parameters), "epochs": epochs, "device_wanted": device, "max_attempts": max_attempts}
         told |= {"threads": threads, "timeout_seconds": timeout_seconds, "profile": profile}
@@ -89,7 +94,10 @@ class Store(Requests):
             row = connection.execute(sa.insert(t.jobs).values(values).returning(*t.jobs.c)).mappings().one()
             name_files(connection, row["id"], files)
             add_event(connection, row["id"], "queued", "the job was accepted", detail={"before": None, "after": QUEUED})
-            return to_jobs(connection, [row])[0]
+            job = to_jobs(connection, [row])[0]
+            if answered is not None:
+                answered.keep(connection, job)
+            return job
 
     def job(self, job_id: str) -> Job:
         """Raises UnknownJob."""

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from postgrad import launch, render
-from postgrad.client import Client, ServerError
+from postgrad import key_commands, launch, render
+from postgrad.client import Client
+from postgrad.connection import BAD_INPUT, LOCAL, Key, Url, talking
 
 OUTCOMES = {"succeeded": 0, "failed": 1, "cancelled": 3}
-BAD_INPUT = 2
 CURVE_HEIGHT = 16
 WIDE = 200
 
@@ -27,24 +25,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(key_commands.app, name="keys")
 console = Console()
 
-Url = Annotated[str, typer.Option(envvar="POSTGRAD_URL", help="Address of the server.")]
-Key = Annotated[str | None, typer.Option(envvar="POSTGRAD_API_KEY", help="API key; loopback needs none.")]
 JobId = Annotated[str, typer.Argument(help="Id of the job: job_...")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the database, uploads and jobs. [POSTGRAD_DATA_DIR, or ./data]")]
-LOCAL = "http://127.0.0.1:8000"
-
-
-@contextmanager
-def talking(url: str, key: str | None) -> Iterator[Client]:
-    """A client whose errors end the command with a sentence and exit code 2."""
-    try:
-        yield Client(url, key)
-    except ServerError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from error
-
 
 # ---- the server's side
 

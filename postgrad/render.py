@@ -29,10 +29,24 @@ def jobs_table(jobs: Iterable[Body]) -> Table:
             job["status"],
             f"{progress['epoch']}/{progress['epochs']}",
             number(loss),
-            job["created_at"][:16].replace("T", " "),
+            _minute(job["created_at"]),
         )
         table.add_row(*(Text(str(cell)) for cell in cells))
     return table
+
+
+def keys_table(keys: Iterable[Body]) -> Table:
+    """One line a key, without what opens the door."""
+    table = Table(Column("id", no_wrap=True), "name", "scopes", "created", "last used", "revoked", box=None)
+    for key in keys:
+        times = (key[name] for name in ("created_at", "last_used_at", "revoked_at"))
+        cells = (key["id"], key["name"], ", ".join(key["scopes"]), *(_minute(time) for time in times))
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    return table
+
+
+def _minute(time: str | None) -> str:
+    return (time or "-")[:16].replace("T", " ")
 
 
 def number(value: Any) -> str:

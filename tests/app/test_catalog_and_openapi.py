@@ -73,6 +73,8 @@ def test_openapi_lists_what_exists_and_only_that(client: httpx.Client) -> None:
         "/v1/catalog",
         "/v1/catalog/{section}",
         "/v1/workers",
+        "/v1/keys",
+        "/v1/keys/{key_id}/revoke",
         "/health/live",
         "/health/ready",
     }

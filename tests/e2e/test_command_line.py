@@ -145,8 +145,28 @@ def test_catalog_says_what_may_be_named(service: Service) -> None:
 
 def test_help_lists_every_command(service: Service) -> None:
     shown = ok(service, "--help")
-    commands = {"serve", "worker", "migrate", "submit", "ls", "show", "cancel", "curve", "pull", "upload", "catalog"}
+    commands = {"keys", "serve", "worker", "migrate", "submit", "ls", "show", "cancel", "curve", "pull", "upload", "catalog"}
     assert {name for name in commands if f" {name} " in shown} == commands
+
+
+# ---- keys
+
+
+def test_keys_are_made_listed_used_and_revoked(service: Service) -> None:
+    made = postgrad(service, "keys", "create", "a [red]reader", "--scope", "read")
+    secret, key_id = made.stdout.strip(), made.stderr.split()[0]
+    assert secret.startswith("pg_")
+    assert "POSTGRAD_API_KEY" not in made.stdout  # the key alone: it can be assigned
+    listed = ok(service, "keys", "ls")
+    assert [line.split()[1:4] for line in listed.splitlines() if key_id in line] == [["a", "[red]reader", "read"]]
+    assert secret not in listed
+    assert ok(service, "ls", "--key", secret)
+    refused = postgrad(service, "submit", "-", "--key", secret, stdin=json.dumps(mlp()))
+    assert (refused.returncode, "needs write" in refused.stderr) == (2, True)
+    assert ok(service, "keys", "revoke", key_id) == f"{key_id}: revoked\n"
+    assert "send a key" in postgrad(service, "ls", "--key", secret).stderr
+    assert "this key does not exist" in postgrad(service, "keys", "revoke", "key_none").stderr
+    assert "/scopes/0" in postgrad(service, "keys", "create", "x", "--scope", "root").stderr
 
 
 # ---- the server's processes

@@ -6,7 +6,7 @@ that lost its lease without noticing changes nothing and learns of it: LostLease
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from jobs.errors import ForbiddenTransition, LostLease
 from jobs.moves import Row, add_event, change, close_attempt, fence, held, move, now
 from jobs.profiles import PLAIN
 from jobs.reading import to_jobs, wants_met_by
-from jobs.records import Claim, Failure, Held, Job
+from jobs.records import Claim, Failure, Held, Job, Lease
 from jobs.registry import Registry
 from jobs.states import CANCELLED, FAILED, PAUSED, QUEUED, REASONS_OF_AN_ATTEMPT, RUNNING, SUCCEEDED, ended, transition
 
@@ -137,25 +137,35 @@ class Queue(Registry):
                 return _leave(connection, job_id, attempt, PAUSED, message, None)
             return _leave(connection, job_id, attempt, QUEUED, message, None, name="given_back")
 
-    def expire_leases(self) -> list[Job]:
-        """Ends every attempt whose lease has run out, as `worker_lost`. Any process may call it at any time."""
-        overdue = sa.select(t.attempts.c.job_id, t.attempts.c.number, t.attempts.c.worker_id).where(
-            t.attempts.c.ended_at.is_(None), t.attempts.c.lease_expires_at < now()
-        )
-        with reading(self.engine) as connection:
-            found = connection.execute(overdue).all()
-        expired = (self._expire(job_id, attempt, worker_id) for job_id, attempt, worker_id in found)
+    def expire_leases(self, gone: Callable[[Sequence[Lease]], Iterable[Lease]] | None = None) -> list[Job]:
+        """Ends attempts as `worker_lost`. Any process may call it at any time.
+
+        `gone` says which of the open leases are those of workers that do not live any more. Without it every lease is ended
+        that has run out by this machine's clock, which takes a live worker's jobs when that clock jumps.
+        """
+        found = self._open_leases()
+        lost = [lease for lease in found if lease.expires_at < now()] if gone is None else gone(found)
+        expired = (self._expire(lease) for lease in lost)
         return [job for job in expired if job is not None]
 
-    def _expire(self, job_id: str, attempt: int, worker_id: str) -> Job | None:
-        lost = Failure("worker_lost", f"worker {worker_id} has not been heard of and its lease ran out")
+    def _open_leases(self) -> list[Lease]:
+        columns = (t.attempts.c.job_id, t.attempts.c.number, t.attempts.c.worker_id, t.attempts.c.lease_expires_at)
+        joined = t.attempts.outerjoin(t.workers, t.workers.c.id == t.attempts.c.worker_id)
+        query = sa.select(*columns, t.workers.c.lease_seconds).select_from(joined).where(t.attempts.c.ended_at.is_(None))
+        with reading(self.engine) as connection:
+            return [Lease(*row) for row in connection.execute(query)]
+
+    def _expire(self, lease: Lease) -> Job | None:
+        lost = Failure("worker_lost", f"worker {lease.worker_id} has not been heard of and its lease ran out")
+        key = (lease.job_id, lease.attempt)
         with writing(self.engine) as connection:
-            mine = sa.and_(t.attempts.c.job_id == job_id, t.attempts.c.number == attempt, t.attempts.c.ended_at.is_(None))
-            lease = connection.scalar(sa.select(t.attempts.c.lease_expires_at).where(mine).with_for_update())
-            if lease is None or lease >= now():  # renewed or ended since we looked
+            same = sa.and_(t.attempts.c.job_id == lease.job_id, t.attempts.c.number == lease.attempt)
+            still_open = sa.and_(same, t.attempts.c.ended_at.is_(None))
+            expires_at = connection.scalar(sa.select(t.attempts.c.lease_expires_at).where(still_open).with_for_update())
+            if expires_at != lease.expires_at:  # renewed or ended since we looked
                 return None
             try:
-                return _end_attempt(connection, job_id, attempt, lost)
+                return _end_attempt(connection, *key, lost)
             except LostLease:
                 return None
 

@@ -89,6 +89,17 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Lease:
+    """An attempt that has not ended, and until when its worker has claimed it, by that worker's wall clock."""
+
+    job_id: str
+    attempt: int
+    worker_id: str
+    expires_at: datetime
+    seconds: float | None  # its worker renews it for so long each time; None when that worker is not on the list any more
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happened to a job, and why. `sequence` rises over all jobs."""
 

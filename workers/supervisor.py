@@ -28,6 +28,7 @@ from jobs.store import Store
 from workers.assigning import Assigner, Bounds, CannotStart, profiles
 from workers.devices import Device
 from workers.launcher import Launcher, LaunchFailed
+from workers.leases import Silence
 from workers.news import News
 from workers.oom import OomCounter
 from workers.sandbox import Usage, layers
@@ -42,6 +43,8 @@ REQUEST_LOOK_SECONDS = 0.2
 GIVE_BACK_SECONDS = 10.0
 TROUBLE_SECONDS = 1.0  # pause after the database failed
 RENEWALS_PER_LEASE = 3
+LOST_LOOK_SECONDS = 1.0
+LOOKS_PER_LEASE = 10
 
 
 class Supervisor:
@@ -76,7 +79,8 @@ class Supervisor:
         self._wake_end.setblocking(False)
         self._may_have_work = True
         self._requests_unread = False
-        self._look_at = self._renew_at = 0.0
+        self._silence = Silence(lease_seconds)
+        self._look_at = self._renew_at = self._look_for_lost_at = 0.0
         self._quit_at: float | None = None  # set once we were told to stop
 
     def run(self) -> None:
@@ -146,6 +150,7 @@ class Supervisor:
         self._launcher.poll()
         self._let_attempts_act(now)
         self._keep_leases(now)
+        self._look_for_the_lost(now)
         self._read_news(now)
         self._take_jobs()
 
@@ -175,15 +180,19 @@ class Supervisor:
     def _keep_leases(self, now: float) -> None:
         if now < self._renew_at:
             return
-        self._renew_at = now + self._lease_seconds / RENEWALS_PER_LEASE
         held = {(h.job_id, h.attempt) for h in self._store.renew(self.worker_id, self._lease_seconds)}
+        self._renew_at = now + self._lease_seconds / RENEWALS_PER_LEASE  # not before: one that failed is tried again at once
         known = {(w.claim.job_id, w.claim.attempt): w for w in self._watches}
         for key in known.keys() - held:
             known[key].lose()
         for key in held - known.keys():
             self._store.end_attempt(*key, "crashed", "the worker could not write down how this attempt ended")
-        self._store.expire_leases()
         self._sign_of_life()
+
+    def _look_for_the_lost(self, now: float) -> None:
+        if now >= self._look_for_lost_at:
+            self._look_for_lost_at = now + min(LOST_LOOK_SECONDS, self._lease_seconds / LOOKS_PER_LEASE)
+            self._store.expire_leases(lambda leases: self._silence.broken(leases, now))
 
     def _sign_of_life(self) -> None:
         try:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from app.ingest import agrees, prepare, preview
 from app.job_json import timestamp
 from app.lists import After, Limit, Order, envelope
+from app.problems import unavailable
 from app.state import Parts, Service
 from app.upload import Upload, receive
+from jobs.deleting import delete_file
 from jobs.store import File
 
 router = APIRouter(tags=["files"])
@@ -69,14 +71,18 @@ async def upload_file(request: Request, parts: Parts, format: Format = "auto") -
 
 
 def _keep(parts: Service, upload: Upload) -> tuple[File, bool]:
-    parts.folder.keep(upload.path, upload.sha256)
-    return parts.store.add_file(
-        sha256=upload.sha256,
-        name=upload.name,
-        size_bytes=upload.size_bytes,
-        preview=preview(parts.folder.prepared(upload.sha256)),
-        media_type=upload.media_type,
-    )
+    prepared = parts.folder.prepared(upload.sha256)
+    with parts.folder.exclusively():
+        if not (prepared / "schema.json").exists():
+            raise unavailable("file-being-deleted", "these very bytes were being deleted: send them again")
+        parts.folder.keep(upload.path, upload.sha256)
+        return parts.store.add_file(
+            sha256=upload.sha256,
+            name=upload.name,
+            size_bytes=upload.size_bytes,
+            preview=preview(prepared),
+            media_type=upload.media_type,
+        )
 
 
 @router.get("/v1/files", summary="List files")
@@ -91,6 +97,19 @@ def list_files(parts: Parts, after: After = None, limit: Limit = 20, order: Orde
 def read_file(parts: Parts, file_id: str) -> JSONResponse:
     """The file with a preview of its columns and first rows."""
     return JSONResponse(file_body(parts.store.file(file_id)))
+
+
+@router.delete(
+    "/v1/files/{file_id}",
+    status_code=204,
+    summary="Delete a file",
+    response_class=Response,
+    responses={409: {"description": "A job that has not ended names it"}},
+)
+def remove_file(parts: Parts, file_id: str) -> Response:
+    """With what was read from it. Jobs that have ended keep their results, and need it again only for a retry."""
+    delete_file(parts.store, parts.folder, file_id)
+    return Response(status_code=204)
 
 
 def file_body(file: File) -> dict[str, Any]:

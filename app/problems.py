@@ -18,10 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from jobs.spec import InvalidSpec
-from jobs.store import UnknownFile, UnknownJob
+from jobs.store import FileInUse, UnknownFile, UnknownJob, VersionDiffers, WrongState
 
 Errors = Sequence[Mapping[str, str]]
 RETRY_AFTER_SECONDS = 2
+CHANGED = "the job has changed since the read that gave the tag in If-Match: read it again, and then decide"
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,9 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     InvalidSpec: _from_spec,
     UnknownJob: lambda _: not_found("this job"),
     UnknownFile: lambda _: not_found("this file"),
+    WrongState: lambda wrong: Problem(409, "wrong-state", "Not in this state", str(wrong)),
+    FileInUse: lambda used: Problem(409, "file-in-use", "The file is in use", str(used)),
+    VersionDiffers: lambda _: Problem(412, "job-changed", "The job has changed", CHANGED),
     RequestValidationError: _from_parameters,
     HTTPException: _from_http,
     OperationalError: _from_database,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
@@ -12,8 +12,10 @@ from app.ingest import agrees, prepare, preview
 from app.job_json import timestamp
 from app.lists import After, Limit, Order, envelope
 from app.once import Once
+from app.problems import unavailable
 from app.state import Parts, Service
 from app.upload import Upload, receive
+from jobs.deleting import delete_file
 from jobs.replies import Answered
 from jobs.store import File
 
@@ -76,15 +78,19 @@ def _answer(added: tuple[File, bool]) -> JSONResponse:
 
 
 def _keep(parts: Service, upload: Upload, answered: Answered[tuple[File, bool]] | None) -> tuple[File, bool]:
-    parts.folder.keep(upload.path, upload.sha256)
-    return parts.store.add_file(
-        sha256=upload.sha256,
-        name=upload.name,
-        size_bytes=upload.size_bytes,
-        preview=preview(parts.folder.prepared(upload.sha256)),
-        media_type=upload.media_type,
-        answered=answered,
-    )
+    prepared = parts.folder.prepared(upload.sha256)
+    with parts.folder.exclusively():
+        if not (prepared / "schema.json").exists():
+            raise unavailable("file-being-deleted", "these very bytes were being deleted: send them again")
+        parts.folder.keep(upload.path, upload.sha256)
+        return parts.store.add_file(
+            sha256=upload.sha256,
+            name=upload.name,
+            size_bytes=upload.size_bytes,
+            preview=preview(prepared),
+            media_type=upload.media_type,
+            answered=answered,
+        )
 
 
 @router.get("/v1/files", summary="List files")
@@ -99,6 +105,19 @@ def list_files(parts: Parts, after: After = None, limit: Limit = 20, order: Orde
 def read_file(parts: Parts, file_id: str) -> JSONResponse:
     """The file with a preview of its columns and first rows."""
     return JSONResponse(file_body(parts.store.file(file_id)))
+
+
+@router.delete(
+    "/v1/files/{file_id}",
+    status_code=204,
+    summary="Delete a file",
+    response_class=Response,
+    responses={409: {"description": "A job that has not ended names it"}},
+)
+def remove_file(parts: Parts, file_id: str) -> Response:
+    """With what was read from it. Jobs that have ended keep their results, and need it again only for a retry."""
+    delete_file(parts.store, parts.folder, file_id)
+    return Response(status_code=204)
 
 
 def file_body(file: File) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""/v1/jobs: create, list, read, cancel, and what happened to a job and why."""
+"""/v1/jobs: create, list, read, and what happened to a job and why. What may be asked of one is in app/request_routes.py."""
 
 from __future__ import annotations
 
@@ -175,18 +175,6 @@ async def _wait(request: Request, parts: Service, job_id: str, seconds: int, if_
         if await request.is_disconnected():
             return job
         await asyncio.sleep(WAIT_STEP_SECONDS)
-
-
-@router.post(
-    "/v1/jobs/{job_id}/cancel",
-    summary="Ask a job to stop",
-    responses={202: {"description": "Asked; the job runs until its process has stopped"}},
-)
-def cancel_job(parts: Parts, job_id: str) -> JSONResponse:
-    """Safe to repeat; a job that has ended stays as it ended."""
-    job = parts.store.request_cancel(job_id)
-    status = 200 if ended(job.state) else 202
-    return JSONResponse(job_body(job, parts.curves.summary(job.id)), status, {"ETag": entity_tag(job)})
 
 
 @router.get("/v1/jobs/{job_id}/events", summary="What happened to a job, and why")

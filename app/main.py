@@ -20,6 +20,7 @@ from app import (
     once,
     openapi,
     problems,
+    request_routes,
     streams,
     web_routes,
     worker_routes,
@@ -32,6 +33,7 @@ from jobs.settings import Settings
 DESCRIPTION = "POST a spec, watch the gradient descend: trains PyTorch models that are described by one JSON document."
 ROUTERS = (
     job_routes.router,
+    request_routes.router,
     curve_routes.router,
     streams.router,
     artifact_routes.router,

@@ -100,6 +100,7 @@ PROBLEM: dict[str, Any] = {
     },
 }
 
+PROBLEM_STATUSES = {"409", "412"}  # told apart from `default` where they are part of the endpoint's meaning
 PROBLEM_ANSWER: dict[str, Any] = {
     "description": "A problem document",
     "content": {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}},
@@ -138,6 +139,8 @@ def build(app: FastAPI) -> dict[str, Any]:
             operation["security"] = _security(path, method)
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = PROBLEM_ANSWER
+            for status in PROBLEM_STATUSES & operation["responses"].keys():
+                operation["responses"][status] = PROBLEM_ANSWER | operation["responses"][status]
     document["paths"]["/v1/jobs"]["post"]["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "examples": EXAMPLES}},

@@ -17,11 +17,21 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import AnsweredMeanwhile, KeyReused, UnknownFile, UnknownJob, UnknownKey
+from jobs.errors import (
+    AnsweredMeanwhile,
+    FileInUse,
+    KeyReused,
+    UnknownFile,
+    UnknownJob,
+    UnknownKey,
+    VersionDiffers,
+    WrongState,
+)
 from jobs.spec import InvalidSpec
 
 Errors = Sequence[Mapping[str, str]]
 RETRY_AFTER_SECONDS = 2
+CHANGED = "the job has changed since the read that gave the tag in If-Match: read it again, and then decide"
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +163,9 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     UnknownKey: lambda _: not_found("this key"),
     AnsweredMeanwhile: lambda _: idempotency_conflict(),
     KeyReused: lambda _: _idempotency_key_reused(),
+    WrongState: lambda wrong: Problem(409, "wrong-state", "Not in this state", str(wrong)),
+    FileInUse: lambda used: Problem(409, "file-in-use", "The file is in use", str(used)),
+    VersionDiffers: lambda _: Problem(412, "job-changed", "The job has changed", CHANGED),
     RequestValidationError: _from_parameters,
     HTTPException: _from_http,
     OperationalError: from_database,

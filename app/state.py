@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from typing import Annotated
 
 import sqlalchemy as sa
 from fastapi import Depends, Request
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.checker import Checker
 from jobs.curves import Curves
 from jobs.database import open_engine
+from jobs.deleting import finish_deletions
 from jobs.files import DataFolder
 from jobs.settings import Settings
 from jobs.store import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,11 +36,17 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings, stopping: threading.Event) -> Service:
-        """Opens the database and starts the checker, which is warm some seconds later. Raises DatabaseUnfit."""
+        """Opens the database, finishes deletions that were cut short, and starts the checker, which is warm some seconds later.
+        Raises DatabaseUnfit."""
         engine = open_engine(settings)
+        store, folder = Store(engine), DataFolder.of(settings)
+        try:
+            finish_deletions(store, folder)
+        except SQLAlchemyError as error:  # not migrated yet, or away: /health/ready says more
+            log.warning("deletions that were cut short are left for the next start: %s", error)
         checker = Checker()
         checker.start()
-        return cls(settings, engine, Store(engine), Curves(engine), DataFolder.of(settings), checker, stopping)
+        return cls(settings, engine, store, Curves(engine), folder, checker, stopping)
 
     def close(self) -> None:
         """Ends the checker, then lets go of the database."""

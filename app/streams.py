@@ -88,6 +88,8 @@ async def _events(parts: Service, feeds: Feeds, job_id: str, since: str | None, 
                 return
             elif not await _happens(change, listener.patience()) and not listener.owes_status:
                 yield HEARTBEAT
+        if feed.gone:
+            yield event("end", dumps({"status": "deleted"}))
 
 
 async def _happens(change: asyncio.Event, seconds: float) -> bool:

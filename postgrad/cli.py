@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,15 @@ console = Console()
 
 JobId = Annotated[str, typer.Argument(help="Id of the job: job_...")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the database, uploads and jobs. [POSTGRAD_DATA_DIR, or ./data]")]
+
+
+class Origin(StrEnum):
+    """Where a retry begins."""
+
+    START = "start"
+    CHECKPOINT = "checkpoint"
+
+
 
 # ---- the server's side
 
@@ -124,10 +134,12 @@ def _follow(client: Client, job_id: str) -> int:
     with render.Follow(console) as bar:
         for kind, data in client.stream(job_id):
             bar.event(kind, data)
+            if kind == "end":
+                outcome = data["status"]  # by the time we look again, somebody may have asked for a retry
     job = client.get(f"/v1/jobs/{job_id}")
     if job["failure"]:
         print(f"{job['status']}: {job['failure']['reason']}: {job['failure']['message']}", file=sys.stderr)
-    return OUTCOMES[job["status"]]
+    return OUTCOMES[outcome]
 
 
 @app.command("ls")
@@ -155,9 +167,50 @@ def show(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
 def cancel(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
     """Ask a job to stop."""
     with talking(url, key) as client:
-        job = client.cancel(job_id)
-        asked = job["status"] == "running"
-        print(f"{job_id}: {'asked to stop' if asked else job['status']}")
+        _told(client.cancel(job_id), "asked to stop")
+
+
+@app.command()
+def pause(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
+    """Ask a job to save its place and free its device."""
+    with talking(url, key) as client:
+        _told(client.pause(job_id), "asked to pause")
+
+
+@app.command()
+def resume(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
+    """Let a paused job go on where it stood."""
+    with talking(url, key) as client:
+        _told(client.resume(job_id), "goes on")
+
+
+@app.command()
+def retry(
+    job_id: JobId,
+    origin: Annotated[Origin, typer.Option("--from", help="start: with an empty curve; checkpoint: on from the last one.")],
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Run a job again that has ended, under the same id."""
+    with talking(url, key) as client:
+        _told(client.retry(job_id, origin.value), "runs again")
+
+
+@app.command("rm")
+def delete(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs that do not run, or of uploads: file_...")],
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Delete jobs with all that they left, or uploads that no job still needs."""
+    with talking(url, key) as client:
+        for thing_id in ids:
+            client.delete(thing_id)
+            print(f"{thing_id}: deleted")
+
+
+def _told(job: dict[str, Any], if_running: str) -> None:
+    print(f"{job['id']}: {if_running if job['status'] == 'running' else job['status']}")
 
 
 @app.command()

@@ -47,7 +47,26 @@ class Client:
         return body
 
     def cancel(self, job_id: str) -> Body:
-        body: Body = self._send("POST", f"/v1/jobs/{job_id}/cancel").json()
+        """The job: cancelled, or running until its process has stopped. The same holds for `pause`."""
+        return self._ask(job_id, "cancel")
+
+    def pause(self, job_id: str) -> Body:
+        return self._ask(job_id, "pause")
+
+    def resume(self, job_id: str) -> Body:
+        return self._ask(job_id, "resume")
+
+    def retry(self, job_id: str, origin: str) -> Body:
+        """Runs an ended job again, from its "start" or its last "checkpoint"."""
+        return self._ask(job_id, "retry", json={"from": origin})
+
+    def delete(self, thing_id: str) -> None:
+        """A job that does not run, or an upload that no job still needs."""
+        kind = "files" if thing_id.startswith("file_") else "jobs"
+        self._send("DELETE", f"/v1/{kind}/{thing_id}")
+
+    def _ask(self, job_id: str, what: str, **request: Any) -> Body:
+        body: Body = self._send("POST", f"/v1/jobs/{job_id}/{what}", **request).json()
         return body
 
     def upload(self, path: Path, format: str = "auto") -> Body:

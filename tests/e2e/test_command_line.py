@@ -125,6 +125,31 @@ def test_pull_brings_the_weights(service: Service, finished: str, tmp_path: Path
         assert weights.get_tensor("0.weight").shape == (64, 30)
 
 
+def test_a_job_is_paused_resumed_retried_and_removed(service: Service) -> None:
+    job_id = service.submit(mlp(epochs=100_000))
+    wait_for(lambda: service.job(job_id)["progress"]["iteration"] > 0, 30)
+    assert ok(service, "pause", job_id) == f"{job_id}: asked to pause\n"
+    wait_for(lambda: service.job(job_id)["status"] == "paused", 20)
+    assert ok(service, "resume", job_id).startswith(f"{job_id}: ")
+    refused = postgrad(service, "retry", job_id, "--from", "start")
+    assert (refused.returncode, "only a job that has ended can be retried" in refused.stderr) == (2, True)
+    ok(service, "cancel", job_id)
+    service.finished(job_id)
+    assert ok(service, "retry", job_id, "--from", "checkpoint").startswith(f"{job_id}: ")
+    ok(service, "cancel", job_id)
+    service.finished(job_id)
+    assert ok(service, "rm", job_id) == f"{job_id}: deleted\n"
+    assert postgrad(service, "show", job_id).returncode == 2
+    assert "Missing option '--from'" in postgrad(service, "retry", job_id).stderr
+
+
+def test_an_upload_is_removed(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "gone.csv").write_text("a,b\n5,6\n7,8\n")
+    file_id = ok(service, "upload", str(tmp_path / "gone.csv")).strip()
+    assert ok(service, "rm", file_id) == f"{file_id}: deleted\n"
+    assert service.client.get(f"/v1/files/{file_id}").status_code == 404
+
+
 def test_upload_and_train_on_it(service: Service, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("size,bought\n" + "".join(f"{i},{'yes' if i > 20 else 'no'}\n" for i in range(40)))
     file_id = ok(service, "upload", str(tmp_path / "t.csv")).strip()
@@ -146,6 +171,7 @@ def test_catalog_says_what_may_be_named(service: Service) -> None:
 def test_help_lists_every_command(service: Service) -> None:
     shown = ok(service, "--help")
     commands = {"keys", "serve", "worker", "migrate", "submit", "ls", "show", "cancel", "curve", "pull", "upload", "catalog"}
+    commands |= {"pause", "resume", "retry", "rm"}
     assert {name for name in commands if f" {name} " in shown} == commands
 
 

@@ -61,6 +61,27 @@ def test_cancel_from_the_page(service: Service, page: Page) -> None:
     expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
 
 
+def test_pause_resume_and_run_again_from_the_page(service: Service, page: Page) -> None:
+    job_id = service.submit(mlp(epochs=100_000))
+    page.goto(f"{service.url}/#{job_id}")
+    expect(page.locator("#status")).to_have_text("running", timeout=10_000)
+    expect(page.get_by_role("button", name="Resume")).to_be_hidden()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#status")).to_have_text("paused", timeout=10_000)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#status")).to_have_text("running", timeout=10_000)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
+    page.get_by_role("button", name="Go on from checkpoint").click()
+    expect(page.locator("#status")).to_have_text("running", timeout=10_000)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
+    page.get_by_role("button", name="Run again").click()
+    expect(page.locator("#status")).to_have_text("running", timeout=10_000)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
+
+
 def test_the_api_documents_itself_without_another_host(service: Service, page: Page) -> None:
     page.goto(f"{service.url}/docs")
     expect(page.locator(".opblock-summary-path", has_text="/v1/jobs").first).to_be_visible(timeout=30_000)

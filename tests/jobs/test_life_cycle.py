@@ -118,6 +118,9 @@ class Model:
 class Machine(RuleBasedStateMachine):
     """Users, two workers and their zombies."""
 
+    store: Store
+    curves: Curves
+
     @initialize(seed=st.integers(0, 2**64 - 1))
     def open(self, seed: int) -> None:
         self.chance = random.Random(seed)

@@ -14,8 +14,9 @@ import torch
 
 from tests.trainer.supervised import Supervised, job, prepare
 from workers.protocol import Checkpointed, Ended, Message, Points, Started
-from workers.trainer import recorder
+from workers.trainer import loop, recorder
 from workers.trainer.checkpoint import Checkpoints
+from workers.trainer.control import Control
 
 # Random layers, running statistics, a scheduler per iteration, optimizer state, metrics of training and validation.
 SPEC: dict[str, Any] = {
@@ -93,23 +94,31 @@ def test_resumes_bit_for_bit(
     same(disturbed, undisturbed)
 
 
-def test_a_pause_in_the_first_iterations_and_at_every_end_of_an_epoch_keeps_the_very_place(
-    sets: Path, tmp_path: Path, undisturbed: Supervised
+def test_a_pause_before_the_first_iteration_keeps_the_place(sets: Path, tmp_path: Path, undisturbed: Supervised) -> None:
+    paused = job(sets, tmp_path, SPEC)
+    assert paused.attempt(lambda _job, message: "pause" if isinstance(message, Started) else None) == Ended("paused")
+    assert 1 <= paused.checkpoints[-1].iteration < 15
+    paused.attempt()
+    assert paused.started[-1].resumed_from == paused.checkpoints[0].iteration
+    same(paused, undisturbed)
+
+
+def test_a_pause_during_a_validation_comes_after_it(
+    sets: Path, tmp_path: Path, undisturbed: Supervised, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked before the first iteration, and with the last point of an epoch, while its validation is still to come."""
-    paused = job(sets, tmp_path, SPEC | {"checkpoint": {"every_n_epochs": 100}})
-    stops: list[int] = []
+    validations: list[bool] = []  # in the process of each attempt
+    inference, should_stop = loop._inference, Control.should_stop
 
-    def whenever_an_epoch_ends(_job: Supervised, message: Message) -> str | None:
-        first = isinstance(message, Started) and not stops
-        last_of_epoch = isinstance(message, Points) and message.iteration % 15 == 0 and "train/loss" in message.series
-        return "pause" if first or last_of_epoch else None
+    def noticed(model: torch.nn.Module) -> Any:
+        validations.append(True)
+        return inference(model)
 
-    while paused.attempt(whenever_an_epoch_ends) == Ended("paused"):
-        stops.append(paused.checkpoints[-1].iteration)
-    assert paused.ended[-1].state == "succeeded", paused.stderr
-    assert stops[0] < 10
-    assert len(stops) >= 4
+    monkeypatch.setattr(loop, "_inference", noticed)
+    monkeypatch.setattr(Control, "should_stop", lambda control: "pause" if validations else should_stop(control))
+    paused = job(sets, tmp_path, SPEC)
+    while paused.attempt() == Ended("paused"):
+        assert len(paused.curve["val/loss"]) == len(paused.ended)
+    assert [checkpoint.iteration for checkpoint in paused.checkpoints] == [15, 30, 45, 60, 75]
     same(paused, undisturbed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,6 +16,8 @@ from jobs.database import open_engine
 from jobs.files import DataFolder
 from jobs.settings import Settings
 from jobs.store import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,11 +34,15 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings, stopping: threading.Event) -> Service:
-        """Opens the database and starts the checker, which is warm some seconds later. Raises DatabaseUnfit."""
+        """Opens the database, clears away what killed uploads have left, and starts the checker, which is warm some seconds
+        later. Raises DatabaseUnfit."""
         engine = open_engine(settings)
         checker = Checker()
         checker.start()
-        return cls(settings, engine, Store(engine), Curves(engine), DataFolder.of(settings), checker, stopping)
+        folder = DataFolder.of(settings)
+        if gone := folder.sweep():
+            log.warning("removed what unfinished uploads had left: %s", ", ".join(gone))
+        return cls(settings, engine, Store(engine), Curves(engine), folder, checker, stopping)
 
     def close(self) -> None:
         """Ends the checker, then lets go of the database."""

@@ -11,6 +11,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from app.main import create_app
+from app.protocol import Protocol, room
 from app.security import ServerRefuses, check_settings
 from jobs.settings import Settings
 
@@ -42,6 +43,7 @@ def main() -> int:
         print(f"postgrad: {problem}", file=sys.stderr)
         return REFUSED
     app = create_app(settings)
+    fits = room()
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -49,6 +51,10 @@ def main() -> int:
         log_level=settings.log_level,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
+        http=Protocol,
+        ws="none",
+        limit_concurrency=fits.connections,
+        backlog=fits.backlog,
     )
     Server(config, app.state.stopping).run()
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from app.ingest import agrees, prepare, preview
@@ -57,8 +57,7 @@ MULTIPART = {
 )
 async def upload_file(request: Request, parts: Parts, once: Once, format: Format = "auto") -> JSONResponse:
     """Takes a data file or a model as the part `file`, reads it once and answers with a preview of what it holds."""
-    incoming = await run_in_threadpool(parts.folder.incoming)
-    try:
+    async with contextmanager_in_threadpool(parts.folder.incoming()) as incoming:
         upload = await receive(request, incoming, parts.settings.max_upload_bytes)
         await run_in_threadpool(once.look, [upload.sha256, upload.name, upload.media_type, format])
         # The upload is read before it is kept: a file that no job could use leaves nothing behind.
@@ -68,8 +67,6 @@ async def upload_file(request: Request, parts: Parts, once: Once, format: Format
         else:
             await prepare(upload.path, prepared, format)
         return _answer(await run_in_threadpool(_keep, parts, upload, once.keeping(_answer)))
-    finally:
-        incoming.unlink(missing_ok=True)
 
 
 def _answer(added: tuple[File, bool]) -> JSONResponse:

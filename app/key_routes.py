@@ -16,6 +16,7 @@ from app.problems import Problem, error
 from app.state import Parts
 from jobs.arguments import escape
 from jobs.keyring import ADMIN
+from jobs.names import Name
 from jobs.store import Key
 
 router = APIRouter(tags=["keys"], dependencies=[Depends(only(ADMIN, "looking after keys"))])
@@ -30,7 +31,7 @@ class KeyWanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARACTERS)] = Field(
+    name: Annotated[Name, StringConstraints(min_length=1, max_length=MAX_NAME_CHARACTERS)] = Field(
         description="What the key is for, or whose it is."
     )
     scopes: Annotated[list[Literal["read", "write", "code", "admin"]], Field(min_length=1, max_length=4)] = Field(

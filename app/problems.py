@@ -76,6 +76,11 @@ def too_large(limit_bytes: int) -> Problem:
     return Problem(413, "too-large", "The body is too large", detail)
 
 
+def too_slow(detail: str) -> Problem:
+    """408: the body did not come in time."""
+    return Problem(408, "too-slow", "The body came too slowly", detail, headers={"Connection": "close"})
+
+
 def wrong_media_type(wanted: str) -> Problem:
     return Problem(415, "unsupported-media-type", "Unsupported media type", f"send this as {wanted}")
 

@@ -36,8 +36,8 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings, stopping: threading.Event) -> Service:
-        """Opens the database, finishes deletions that were cut short, and starts the checker, which is warm some seconds later.
-        Raises DatabaseUnfit."""
+        """Opens the database, finishes deletions that were cut short, clears away what killed uploads have left, and starts the
+        checker, which is warm some seconds later. Raises DatabaseUnfit."""
         engine = open_engine(settings)
         store, folder = Store(engine), DataFolder.of(settings)
         try:
@@ -46,6 +46,8 @@ class Service:
             log.warning("deletions that were cut short are left for the next start: %s", error)
         checker = Checker()
         checker.start()
+        if gone := folder.sweep():
+            log.warning("removed what unfinished uploads had left: %s", ", ".join(gone))
         return cls(settings, engine, store, Curves(engine), folder, checker, stopping)
 
     def close(self) -> None:

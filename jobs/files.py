@@ -31,6 +31,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 DELETING = ".deleting"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 CHECKPOINT_NAME = re.compile(r"[0-9]+\.json")  # the manifest, which is written last (workers/trainer/checkpoint.py)
+INCOMING, PREPARED = "incoming-", ".prepared"
 LOG_NAME = re.compile(r"attempt-([1-9][0-9]*)\.log")
 
 
@@ -60,19 +61,42 @@ class DataFolder:
 
     def prepared(self, sha256: str) -> Path:
         """The folder with an upload's arrays and schema."""
-        return self.root / "files" / f"{_checked('upload', SHA256, sha256)}.prepared"
+        return self.root / "files" / f"{_checked('upload', SHA256, sha256)}{PREPARED}"
 
     def builtin(self, name: str) -> Path:
         """The folder with a built-in set's arrays and schema."""
         return self.builtin_dir / _checked("built-in data set", PLAIN_NAME, name)
 
-    def incoming(self) -> Path:
-        """A new empty file to stream an upload into, on the disk where it will stay. Hand it to `keep`, or unlink it."""
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A new empty file to stream an upload into, on the disk where it will stay; gone at the end unless `keep` took it.
+
+        It is locked meanwhile, which tells it from what a killed process has left.
+        """
         folder = self.root / "files"
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix="incoming-", dir=folder)
-        os.close(descriptor)
-        return Path(name)
+        descriptor, name = tempfile.mkstemp(prefix=INCOMING, dir=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def sweep(self) -> list[str]:
+        """Removes what uploads have left whose process was killed: half files, and arrays of files that were never kept. The
+        names of what is gone. Safe beside other processes: theirs are locked."""
+        folder = self.root / "files"
+        names = os.listdir(folder) if folder.is_dir() else []
+        prepared = [name for name in names if SHA256.fullmatch(name.removesuffix(PREPARED)) and name.endswith(PREPARED)]
+        gone = [name for name in names if name.startswith(INCOMING) and _removed_unless_locked(folder / name)]
+        if any(folder.glob(f"{INCOMING}*")):
+            return gone  # an upload is on its way, and these may be its arrays
+        for name in prepared:
+            if not (folder / name.removesuffix(PREPARED)).exists():
+                shutil.rmtree(folder / name)
+                gone.append(name)
+        return gone
 
     def keep(self, incoming: Path, sha256: str) -> Path:
         """Gives an upload its final name, safe against a power cut. The same content twice is one file."""
@@ -184,6 +208,16 @@ def _checked(what: str, pattern: re.Pattern[str], name: str) -> str:
     if not pattern.fullmatch(name):
         raise UnsafeName(what, name)
     return name
+
+
+def _removed_unless_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True
 
 
 def _kept(incoming: Path, final: Path) -> Path:

@@ -11,6 +11,7 @@ import hmac
 import secrets
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -35,8 +36,8 @@ class Keyring:
     def add_key(self, name: str, scopes: Iterable[str]) -> tuple[Key, str]:
         """A new key, and the text that opens the door: it is given out here and never again."""
         secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        values = {"id": f"key_{secrets.token_hex(ID_BYTES)}", "name": name, "scopes": sorted(set(scopes), key=SCOPES.index)}
-        values |= {"digest": digest(secret.encode()), "created_at": now()}
+        values: dict[str, Any] = {"id": f"key_{secrets.token_hex(ID_BYTES)}", "name": name, "created_at": now()}
+        values |= {"scopes": sorted(set(scopes), key=SCOPES.index), "digest": digest(secret.encode())}
         with writing(self.engine) as connection:
             row = connection.execute(sa.insert(t.keys).values(values).returning(*t.keys.c)).mappings().one()
         return _to_key(row), secret

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
@@ -45,7 +45,7 @@ class Answered(Generic[Made]):
         """In the transaction of the change. Raises AnsweredMeanwhile, which must end it."""
         _prune(connection, self.request)
         reply = self.reply(made)
-        values = {"owner": self.request.owner, "key": self.request.key, "fingerprint": self.request.fingerprint}
+        values: dict[str, Any] = {"owner": self.request.owner, "key": self.request.key, "fingerprint": self.request.fingerprint}
         values |= {"status": reply.status, "headers": reply.headers, "body": reply.body, "created_at": now()}
         try:
             connection.execute(sa.insert(t.replies).values(values))

@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, PrivateAttr, StringConstraints, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -29,6 +29,7 @@ from jobs.data_spec import BuiltinDataset, FileDataset, Split, long_dataset
 from jobs.deferred import deferred
 from jobs.loop_spec import Checkpoint, EarlyStopping, OnNonfinite, Precision
 from jobs.model_spec import BROUGHT, MODELS_BY_POINTER, ModelSpec, check_model, long_model
+from jobs.names import Name
 from jobs.optimizer_spec import OptimizerComponent, check_optimizer, long_optimizer
 from jobs.pointers import explained, posted, unreadable
 from jobs.profiles import PLAIN, STRICT, Profile
@@ -65,7 +66,7 @@ class InvalidSpec(Exception):
 class JobSpec(Strict):
     """One training job. Everywhere `{"type": T, ...}` is a torch class and its own keyword arguments."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    name: Annotated[Name, StringConstraints(min_length=1, max_length=200)] | None = None
     dataset: Annotated[BuiltinDataset | FileDataset, Field(discriminator="type")]
     split: Split = Split(train=1.0)
     model: Annotated[ModelSpec, Field(discriminator="type")]

@@ -138,7 +138,10 @@ def _follow(client: Client, job_id: str) -> int:
                 outcome = data["status"]  # by the time we look again, somebody may have asked for a retry
     job = client.get(f"/v1/jobs/{job_id}")
     if job["failure"]:
-        print(f"{job['status']}: {job['failure']['reason']}: {job['failure']['message']}", file=sys.stderr)
+        message = "\n".join(
+            map(render.plain, job["failure"]["message"].split("\n"))
+        )  # it may quote what the user's program said
+        print(f"{job['status']}: {job['failure']['reason']}: {message}", file=sys.stderr)
     return OUTCOMES[outcome]
 
 
@@ -160,7 +163,8 @@ def list_jobs(
 def show(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
     """Print a job as JSON."""
     with talking(url, key) as client:
-        print(json.dumps(client.get(f"/v1/jobs/{job_id}"), indent=2, ensure_ascii=False))
+        shown = json.dumps(client.get(f"/v1/jobs/{job_id}"), indent=2, ensure_ascii=False)
+        print(render.plain_lines(shown))  # an escape in a JSON string is JSON too
 
 
 @app.command()

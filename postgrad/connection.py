@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from postgrad.client import Client, ServerError
+from postgrad.render import plain_lines
 
 BAD_INPUT = 2
 LOCAL = "http://127.0.0.1:8000"
@@ -25,5 +26,5 @@ def talking(url: str, key: str | None) -> Iterator[Client]:
     try:
         yield Client(url, key)
     except ServerError as error:
-        print(error, file=sys.stderr)
+        print(plain_lines(str(error)), file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from error

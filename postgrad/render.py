@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,20 @@ Body = dict[str, Any]
 ID_WIDTH = len("job_") + 26  # an id that is cut off is of no use
 # Two dots wide, four high in one character (Unicode's braille patterns): bit of each dot by column and row.
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+
+
+# What a terminal obeys or reorders instead of showing it: control characters, and those of bidirectional text.
+UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """The text of somebody else as a terminal may have it: what is not to be seen stands there as an escape."""
+    return UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def plain_lines(text: str) -> str:
+    """The same for text of several lines."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def jobs_table(jobs: Iterable[Body]) -> Table:
@@ -31,7 +46,7 @@ def jobs_table(jobs: Iterable[Body]) -> Table:
             number(loss),
             _minute(job["created_at"]),
         )
-        table.add_row(*(Text(str(cell)) for cell in cells))
+        table.add_row(*(Text(plain(str(cell))) for cell in cells))
     return table
 
 
@@ -41,7 +56,7 @@ def keys_table(keys: Iterable[Body]) -> Table:
     for key in keys:
         times = (key[name] for name in ("created_at", "last_used_at", "revoked_at"))
         cells = (key["id"], key["name"], ", ".join(key["scopes"]), *(_minute(time) for time in times))
-        table.add_row(*(Text(str(cell)) for cell in cells))
+        table.add_row(*(Text(plain(str(cell))) for cell in cells))
     return table
 
 

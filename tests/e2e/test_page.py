@@ -26,6 +26,7 @@ def page(service: Service) -> Iterator[Page]:
         opened = browser.new_page(viewport={"width": 1200, "height": 900})
         errors: list[str] = []
         opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        opened.on("dialog", lambda dialog: errors.append(f"said {dialog.message}"))
         opened.on("pageerror", lambda error: errors.append(str(error)))
         opened.on("request", lambda r: None if r.url.startswith(service.url) else errors.append(f"asked {r.url}"))
         yield opened

@@ -64,10 +64,10 @@ def test_no_artifact_or_built_in_set_has_a_hostile_name(folder: DataFolder, name
 
 def test_an_upload_is_kept_once_by_its_content(folder: DataFolder) -> None:
     for _ in range(2):
-        incoming = folder.incoming()
-        incoming.write_bytes(b"a,b\n1,2\n")
-        sha = hashlib.sha256(incoming.read_bytes()).hexdigest()
-        assert folder.keep(incoming, sha) == folder.file(sha)
+        with folder.incoming() as incoming:
+            incoming.write_bytes(b"a,b\n1,2\n")
+            sha = hashlib.sha256(incoming.read_bytes()).hexdigest()
+            assert folder.keep(incoming, sha) == folder.file(sha)
     assert [path.name for path in (folder.root / "files").iterdir()] == [sha]
     assert folder.file(sha).read_bytes() == b"a,b\n1,2\n"
 

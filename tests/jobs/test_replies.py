@@ -15,7 +15,7 @@ from jobs.database import reading, writing
 from jobs.errors import AnsweredMeanwhile, KeyReused
 from jobs.moves import now
 from jobs.replies import Answered, Repeatable
-from jobs.store import Job, Reply, Store
+from jobs.store import File, Job, Reply, Store
 from tests.jobs.queue_of_jobs import add_job, open_store
 
 REQUEST = Repeatable("anyone", "key", "0" * 64)
@@ -44,9 +44,9 @@ def test_a_second_change_under_one_key_is_undone(store: Store) -> None:
     with pytest.raises(AnsweredMeanwhile):
         add_job(store, answered=Answered(REQUEST, created))
     assert [job.id for job in store.jobs().data] == [first.id]
-    added = {"sha256": "a" * 64, "name": "a", "size_bytes": 1, "preview": {}}
+    taken = Answered[tuple[File, bool]](REQUEST, lambda _: Reply(201, {}, b""))
     with pytest.raises(AnsweredMeanwhile):
-        store.add_file(**added, answered=Answered(REQUEST, lambda _: Reply(201, {}, b"")))
+        store.add_file(sha256="a" * 64, name="a", size_bytes=1, preview={}, answered=taken)
     assert not store.files().data
 
 

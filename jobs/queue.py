@@ -58,6 +58,12 @@ class Queue(Registry):
             rows = connection.execute(query.where(mine, t.jobs.c.state == RUNNING).order_by(t.jobs.c.sequence)).all()
         return [Held(job_id, attempt, requested is not None) for job_id, attempt, requested in rows]
 
+    def check_held(self, job_id: str, attempt: int) -> None:
+        """Raises LostLease unless this attempt holds the job at this moment."""
+        with reading(self.engine) as connection:
+            query = sa.select(t.jobs.c.id).where(fence(job_id, attempt))
+            held(connection.execute(query).mappings().one_or_none(), job_id, attempt)
+
     def started(
         self,
         job_id: str,
@@ -95,6 +101,12 @@ class Queue(Registry):
         with writing(self.engine) as connection:
             values = {"epoch": epoch, "iteration": iteration, "samples_per_second": samples_per_second}
             held(change(connection, fence(job_id, attempt), **values), job_id, attempt)
+
+    def noted(self, job_id: str, attempt: int, kind: str, message: str, detail: Mapping[str, Any]) -> None:
+        """An event that is no change of state, told by the attempt that holds the job. Raises LostLease."""
+        with writing(self.engine) as connection:
+            _locked(connection, job_id, attempt)
+            add_event(connection, job_id, kind, message, attempt=attempt, detail=detail)
 
     def finish(self, job_id: str, attempt: int, state: str, failure: Failure | None = None, message: str = "") -> Job:
         """The trainer's last word: succeeded, cancelled, or failed with its failure; `message` is for the event.

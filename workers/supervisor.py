@@ -15,7 +15,6 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jobs.curves import Curves
@@ -171,6 +170,8 @@ class Supervisor:
         for watch in over:
             self._slots.give_back(watch.slot)
             self._may_have_work = True
+        for watch in over:
+            self._folder.shut_attempts(watch.claim.job_id, watch.claim.attempt)
 
     def _keep_leases(self, now: float) -> None:
         if now < self._renew_at:
@@ -182,7 +183,8 @@ class Supervisor:
             known[key].lose()
         for key in held - known.keys():
             self._store.end_attempt(*key, "crashed", "the worker could not write down how this attempt ended")
-        self._store.expire_leases()
+        for job in self._store.expire_leases():
+            self._folder.shut_attempts(job.id, job.attempt)
         self._sign_of_life()
 
     def _sign_of_life(self) -> None:
@@ -235,5 +237,5 @@ class Supervisor:
         log.info("job %s attempt %d runs on %s as process %d", claim.job_id, claim.attempt, slot.device, child.pid)
         usage = None
         if claim.profile == STRICT:
-            usage = Usage(child.pid, Path(assignment.job_folder), self._bounds.disk_bytes)
+            usage = Usage(child.pid, self._folder.job(claim.job_id), self._bounds.disk_bytes)
         return Watch(claim, slot, child, self._store, self._curves, self._oom.rose, usage)

@@ -6,6 +6,7 @@
 <root>/files/incoming-*           an upload on its way
 <root>/weights/<sha256>           what a model starts from (init_from), stored once by content
 <root>/jobs/<id>/checkpoints/, artifacts/, attempt-<n>.log
+<root>/jobs/<id>/attempt-<n>      the door through which the attempt that runs writes there, a link to the folder itself
 <root>/files/<sha256>.deleting, <root>/jobs/<id>.deleting    a deletion that has begun
 <root>/deleting.lock
 """
@@ -33,6 +34,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 CHECKPOINT_NAME = re.compile(r"[0-9]+\.json")  # the manifest, which is written last (workers/trainer/checkpoint.py)
 INCOMING, PREPARED = "incoming-", ".prepared"
 LOG_NAME = re.compile(r"attempt-([1-9][0-9]*)\.log")
+DOOR_NAME = re.compile(r"attempt-([1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,26 @@ class DataFolder:
         for folder in (self.checkpoints(job_id), self.artifacts(job_id)):
             folder.mkdir(parents=True, exist_ok=True)
         return self.job(job_id)
+
+    def open_attempt(self, job_id: str, attempt: int) -> Path:
+        """The job's folder under the path through which this attempt, and no other, writes there. Raises OSError.
+
+        This is the fence on files: the doors of earlier attempts are shut first, and a process of one of them, however long it
+        was stopped and at whatever instruction, finds no such path when it goes on. Whoever opens a door must ask the store
+        *afterwards* whether the attempt still holds the job, and shut it if not: then of two workers one meets the other's.
+        """
+        folder = self.make_job(job_id)
+        self.shut_attempts(job_id, attempt)
+        door = folder / f"attempt-{int(attempt)}"
+        door.symlink_to(".", target_is_directory=True)
+        return door
+
+    def shut_attempts(self, job_id: str, last: int) -> None:
+        """Shuts the doors of all attempts up to `last`; safe to repeat."""
+        folder = self.job(job_id)
+        for name in os.listdir(folder) if folder.is_dir() else []:
+            if (match := DOOR_NAME.fullmatch(name)) and int(match[1]) <= last:
+                _remove(folder / name)
 
     def has_checkpoint(self, job_id: str) -> bool:
         """Whether there is a checkpoint that an attempt could go on from."""

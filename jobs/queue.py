@@ -58,6 +58,12 @@ class Queue(Registry):
             rows = connection.execute(query.where(mine, t.jobs.c.state == RUNNING).order_by(t.jobs.c.sequence)).all()
         return [Held(job_id, attempt, requested is not None) for job_id, attempt, requested in rows]
 
+    def check_held(self, job_id: str, attempt: int) -> None:
+        """Raises LostLease unless this attempt holds the job at this moment."""
+        with reading(self.engine) as connection:
+            query = sa.select(t.jobs.c.id).where(fence(job_id, attempt))
+            held(connection.execute(query).mappings().one_or_none(), job_id, attempt)
+
     def started(
         self,
         job_id: str,

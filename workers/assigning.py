@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import JobsError
+from jobs.errors import JobsError, LostLease
 from jobs.files import DataFolder
 from jobs.profiles import PLAIN, STRICT
 from jobs.records import Claim, Failure
@@ -51,12 +51,15 @@ class Assigner:
         self._store, self._folder, self._bounds = store, folder, bounds
 
     def assign(self, claim: Claim, device: str) -> Assignment:
-        """The trainer's orders; the job's folder is made, and empty but for logs where the curve begins anew.
+        """The trainer's orders; the job's folder is made, and empty but for logs where the curve begins anew, and its
+        door for this attempt is open.
 
-        Raises CannotStart when something is not there.
+        Raises CannotStart when something is not there, and LostLease.
         """
         spec = json.loads(claim.spec)
+        door = self._door(claim)
         if claim.environment is None:
+            # Not before the door was opened: a worker that was stopped here for long must not clear what another one writes.
             # Either no attempt has begun, or a retry from the start was asked for: then what is left is of the run before.
             self._folder.clear_job(claim.job_id)
         return Assignment(
@@ -66,7 +69,7 @@ class Assigner:
             device=device,
             threads=claim.threads,
             dataset=str(self._dataset(spec["dataset"])),
-            job_folder=str(self._folder.make_job(claim.job_id)),
+            job_folder=str(door),
             profile=claim.profile,
             model_file=self._model_file(spec["model"]),
             memory_bytes=self._bounds.memory_bytes,
@@ -74,6 +77,15 @@ class Assigner:
             init_from=self._weights(spec["model"]),
             environment=claim.environment,
         )
+
+    def _door(self, claim: Claim) -> Path:
+        door = self._folder.open_attempt(claim.job_id, claim.attempt)
+        try:
+            self._store.check_held(claim.job_id, claim.attempt)
+        except LostLease:
+            self._folder.shut_attempts(claim.job_id, claim.attempt)
+            raise
+        return door
 
     def _dataset(self, dataset: dict[str, Any]) -> Path:
         """The folder with the job's arrays."""

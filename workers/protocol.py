@@ -46,7 +46,7 @@ class Assignment:
     device: str  # "cpu" or "cuda:<index>"
     threads: int  # for torch.set_num_threads
     dataset: str  # folder that holds schema.json and arrays.safetensors (see workers/trainer/ingest.py)
-    job_folder: str  # holds checkpoints/ and artifacts/
+    job_folder: str  # holds checkpoints/ and artifacts/; the path is gone once another attempt has the job
     profile: str = PLAIN  # the sandbox it trains under, "plain" or "strict"
     model_file: str | None = None  # an upload that holds the model, where the spec names one
     memory_bytes: int = 0  # of address space and of disk, bounds under strict

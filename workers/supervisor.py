@@ -15,7 +15,6 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jobs.curves import Curves
@@ -176,6 +175,8 @@ class Supervisor:
         for watch in over:
             self._slots.give_back(watch.slot)
             self._may_have_work = True
+        for watch in over:
+            self._folder.shut_attempts(watch.claim.job_id, watch.claim.attempt)
 
     def _keep_leases(self, now: float) -> None:
         if now < self._renew_at:
@@ -192,7 +193,8 @@ class Supervisor:
     def _look_for_the_lost(self, now: float) -> None:
         if now >= self._look_for_lost_at:
             self._look_for_lost_at = now + min(LOST_LOOK_SECONDS, self._lease_seconds / LOOKS_PER_LEASE)
-            self._store.expire_leases(lambda leases: self._silence.broken(leases, now))
+            for job in self._store.expire_leases(lambda leases: self._silence.broken(leases, now)):
+                self._folder.shut_attempts(job.id, job.attempt)
 
     def _sign_of_life(self) -> None:
         try:
@@ -250,5 +252,5 @@ class Supervisor:
         log.info("job %s attempt %d runs on %s as process %d", claim.job_id, claim.attempt, slot.device, child.pid)
         usage = None
         if claim.profile == STRICT:
-            usage = Usage(child.pid, Path(assignment.job_folder), self._bounds.disk_bytes)
+            usage = Usage(child.pid, self._folder.job(claim.job_id), self._bounds.disk_bytes)
         return Watch(claim, slot, child, self._store, self._curves, self._oom.rose, usage)

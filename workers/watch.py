@@ -121,7 +121,7 @@ class Watch:
             case Checkpointed():
                 detail = {"iteration": message.iteration, "epoch": message.epoch}
                 text = f"a checkpoint of iteration {message.iteration} is on disk"
-                self._store.event(self.claim.job_id, "checkpoint", text, self.claim.attempt, detail)
+                self._store.noted(*self._key, "checkpoint", text, detail)
             case Incident():
                 self._happened(message)
             case Ended():

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from jobs.files import DataFolder
+from jobs.store import new_job_id
 from tests.trainer.supervised import Supervised, job, prepare
 from workers.protocol import Checkpointed, Ended, Message, Points, Started
 from workers.trainer import loop, recorder
+from workers.trainer.artifacts import LAST, Artifacts, write_whole
+from workers.trainer.artifacts import SPEC as SPEC_NAME
 from workers.trainer.checkpoint import Checkpoints
 from workers.trainer.control import Control
 
@@ -252,6 +256,50 @@ def test_a_failure_before_the_rename_changes_nothing(tmp_path: Path) -> None:
     state, notes = checkpoints.latest()
     assert state is not None
     assert (state["iteration"], notes) == (5, [])
+
+
+def test_an_attempt_that_wakes_up_at_the_rename_writes_and_removes_nothing(tmp_path: Path) -> None:
+    folder, job = DataFolder(tmp_path, tmp_path), new_job_id()
+    old = Checkpoints(folder.open_attempt(job, 1) / "checkpoints", keep=1)
+    save(old, 5)
+
+    def stopped_for_long() -> None:
+        new = Checkpoints(folder.open_attempt(job, 2) / "checkpoints", keep=2)
+        save(new, 6)
+        (folder.checkpoints(job) / "000000000009.pt.tmp").write_bytes(b"of attempt 2, not whole yet")
+
+    with pytest.raises(FileNotFoundError):
+        old.save({"iteration": 6, "tensor": torch.zeros(100)}, 6, 1, stopped_for_long)
+    with pytest.raises(FileNotFoundError):
+        save(old, 7)
+    assert old.latest() == (None, [])
+    left = ["000000000005", "000000000006", "000000000009"]
+    assert sorted({path.name.partition(".")[0] for path in folder.checkpoints(job).iterdir()}) == left
+    state, notes = Checkpoints(folder.checkpoints(job), keep=2).latest()
+    assert state is not None
+    assert (state["iteration"], state["tensor"][1], notes) == (6, 1, [])
+
+
+def test_an_attempt_that_wakes_up_in_the_middle_of_a_file_changes_none_of_the_next_ones(tmp_path: Path) -> None:
+    folder, job = DataFolder(tmp_path, tmp_path), new_job_id()
+
+    def halfway(path: Path) -> None:
+        with path.open("wb") as file:
+            file.write(b"old" * 10_000)
+            file.flush()
+            new = Artifacts(folder.open_attempt(job, 2) / "artifacts", "spec of attempt 2")
+            new.write_spec()
+            write_whole(folder.artifact(job, LAST), lambda path: path.write_bytes(b"new"))
+            file.write(b"old" * 10_000)
+
+    with pytest.raises(FileNotFoundError):
+        write_whole(folder.open_attempt(job, 1) / "artifacts" / LAST, halfway)
+    with pytest.raises(FileNotFoundError):
+        Artifacts(folder.job(job) / "attempt-1" / "artifacts", "spec of attempt 1").write_spec()
+    assert {path.name: path.read_bytes() for path in folder.artifacts(job).iterdir()} == {
+        LAST: b"new",
+        SPEC_NAME: b"spec of attempt 2",
+    }
 
 
 @pytest.mark.parametrize("harm", ["bit", "short", "gone", "manifest"])

@@ -195,6 +195,37 @@ def test_a_worker_that_lost_its_lease_kills_the_trainer_and_writes_nothing(place
     other.supervisor.close()
 
 
+def test_a_worker_that_slept_between_its_claim_and_the_start_starts_nothing(place: Place) -> None:
+    job_id = place.submit()
+    other = Driver(place, place.supervisor())
+    late = place.supervisor(lease_seconds=0.5)
+    claim = place.store.claim(late.worker_id, ["cpu"], -1.0)
+    assert claim is not None
+    assert other.until_ended(job_id).attempt == 2
+    before, names = place.store.job(job_id), sorted(path.name for path in place.folder.job(job_id).iterdir())
+    assert not any(name in ("attempt-1", "attempt-2") for name in names), "a door stands open"
+    late._begin(claim)
+    assert (late._watches, late._slots.free) == ([], 1)
+    assert place.store.job(job_id) == before
+    assert sorted(path.name for path in place.folder.job(job_id).iterdir()) == names
+    for supervisor in (late, other.supervisor):
+        supervisor.close()
+
+
+def test_a_trainer_of_a_lost_attempt_finds_its_door_shut_when_the_job_has_ended(place: Place) -> None:
+    driver = Driver(place, place.supervisor(lease_seconds=0.5))
+    job_id = place.submit(wait_at=8, ignore_stop=True)
+    driver.until_iteration(job_id, 7)
+    door = place.folder.job(job_id) / "attempt-1"
+    assert door.exists()
+    place.store.request_cancel(job_id)  # so that it ends with its lease, and no later attempt shuts the door
+    other = Driver(place, place.supervisor())
+    assert other.until_ended(job_id).state == "cancelled"
+    other.until(lambda: not door.exists())
+    for supervisor in (driver.supervisor, other.supervisor):
+        supervisor.close()
+
+
 def test_out_of_memory_is_told_by_the_kernels_counter(place: Place, driver: Driver) -> None:
     driver.supervisor._oom.rose = lambda: True  # type: ignore[method-assign]
     job = driver.until_ended(place.submit(kill_at=3))

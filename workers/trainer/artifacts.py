@@ -14,13 +14,22 @@ LAST, BEST, SPEC = "model.safetensors", "model.best.safetensors", "spec.json"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path` and publishes it under that name. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Lets `write` fill a temporary file beside `path` and publishes it under that name.
+
+    Raises OSError, also when the job's folder is not under its path any more: then another attempt has the job.
+    """
+    path.parent.mkdir(exist_ok=True)  # no parents: a path that was taken from this attempt must not come back
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what an attempt that was killed, or is stopped, was writing. Whoever has it open writes into nothing then."""
+    for left in folder.glob("*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -42,6 +51,7 @@ class Artifacts:
 
     def __init__(self, folder: Path, spec: str) -> None:
         self._folder, self._spec = folder, spec
+        remove_unfinished(folder)
         self._best: dict[str, Tensor] | None = None  # better than what is on disk, not written yet
 
     def keep_best(self, learned: Mapping[str, Tensor]) -> None:

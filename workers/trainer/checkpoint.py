@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.trainer.artifacts import sync, write_whole
+from workers.trainer.artifacts import remove_unfinished, sync, write_whole
 from workers.trainer.loop import Position, Steps
 from workers.trainer.recorder import Recorder
 
@@ -86,12 +86,13 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder, keep
+        remove_unfinished(folder)
 
     def save(self, state: State, iteration: int, epoch: int, before_rename: Callable[[], None]) -> None:
         """Writes and publishes one checkpoint. `before_rename` runs when its bytes are safe but it does not exist yet; what it
         raises leaves the folder's checkpoints as they were. Raises OSError.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
         data = self._folder / f"{iteration:012d}.pt"
         temporary = data.with_name(data.name + ".tmp")
         torch.save(state, temporary)
@@ -145,8 +146,6 @@ class Checkpoints:
     def _prune(self) -> None:
         for iteration in self._iterations()[: -self._keep]:
             self._remove(iteration)
-        for orphan in self._folder.glob("*.tmp"):  # of an attempt that was killed while writing
-            orphan.unlink(missing_ok=True)
 
     def _remove(self, iteration: int) -> None:
         self._manifest(iteration).unlink(missing_ok=True)

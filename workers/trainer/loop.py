@@ -24,8 +24,8 @@ from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.feed import Feed
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import Model
-from workers.trainer.objective import Criterion
 from workers.trainer.nonfinite import ROLLBACK, Diverged, Guard
+from workers.trainer.objective import Criterion
 from workers.trainer.precision import Precision
 from workers.trainer.updates import LeftOut, look_at_weights, may_step, scaled
 

@@ -5,6 +5,7 @@ An answer never repeats what was sent: it names the place (a JSON pointer into t
 
 from __future__ import annotations
 
+import errno
 import http
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from jobs.database import is_full, why_away
 from jobs.errors import (
     AnsweredMeanwhile,
     FileInUse,
@@ -31,6 +34,9 @@ from jobs.spec import InvalidSpec
 
 Errors = Sequence[Mapping[str, str]]
 RETRY_AFTER_SECONDS = 2
+ROOM_AFTER_SECONDS = 60  # somebody has to make it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 CHANGED = "the job has changed since the read that gave the tag in If-Match: read it again, and then decide"
 
 log = logging.getLogger(__name__)
@@ -150,10 +156,30 @@ def _from_http(exception: HTTPException) -> Problem:
     return Problem(exception.status_code, slug, phrase, str(exception.detail), headers=exception.headers)
 
 
-def from_database(exception: OperationalError) -> Problem:
-    """503. What the driver says may hold an address and stays in the log."""
-    log.error("the database refused a statement: %s", exception.orig)
+def no_room(detail: str) -> Problem:
+    """507: nothing was done; the same request works when there is room again."""
+    return Problem(507, "no-room", "No room on the disk", detail, headers={"Retry-After": str(ROOM_AFTER_SECONDS)})
+
+
+def from_database(exception: SQLAlchemyError) -> Problem:
+    """503, or 507 when the disk is full. What the driver says may hold an address and stays in the log."""
+    if is_full(exception):
+        log.error("the database is full: %s", why_away(exception))
+        return no_room("the database's disk is full; what is stored can be read, and nothing more can be stored")
+    log.error("the database refused a statement: %s", why_away(exception))
     return unavailable("database-unavailable", "the database cannot be used now; /health/ready says more")
+
+
+def _from_system(exception: OSError) -> Problem:
+    """A volume that is full or read-only is the operator's to see to, and no fault of the request."""
+    if exception.errno in FULL:
+        log.error("the data folder is full: %s", exception)
+        return no_room("the data folder's disk is full; what is stored can be read, and nothing more can be stored")
+    if exception.errno in READ_ONLY:
+        log.error("the data folder cannot be written: %s", exception)
+        return unavailable("storage-unavailable", "the data folder cannot be written; what is stored can be read")
+    log.error("the system refused something", exc_info=exception)
+    return _from_anything(exception)
 
 
 def _from_anything(_exception: Exception) -> Problem:
@@ -174,6 +200,8 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     RequestValidationError: _from_parameters,
     HTTPException: _from_http,
     OperationalError: from_database,
+    PoolTimeout: from_database,
+    OSError: _from_system,
     ClientDisconnect: lambda _: not_understood("the client went away before the body was whole"),
     Exception: _from_anything,
 }

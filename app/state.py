@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.checker import Checker
 from jobs.curves import Curves
-from jobs.database import open_engine
+from jobs.database import SERVICE_PATIENCE_SECONDS, open_engine
 from jobs.deleting import finish_deletions
 from jobs.files import DataFolder
 from jobs.settings import Settings
@@ -38,7 +38,7 @@ class Service:
     def open(cls, settings: Settings, stopping: threading.Event) -> Service:
         """Opens the database, finishes deletions that were cut short, clears away what killed uploads have left, and starts the
         checker, which is warm some seconds later. Raises DatabaseUnfit."""
-        engine = open_engine(settings)
+        engine = open_engine(settings, SERVICE_PATIENCE_SECONDS)
         store, folder = Store(engine), DataFolder.of(settings)
         try:
             finish_deletions(store, folder)

@@ -10,7 +10,7 @@ from types import FrameType
 import sqlalchemy as sa
 
 from jobs.curves import Curves
-from jobs.database import open_engine
+from jobs.database import SERVICE_PATIENCE_SECONDS, open_engine
 from jobs.files import DataFolder
 from jobs.settings import Settings
 from jobs.store import Store
@@ -64,7 +64,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _quit)  # until the supervisor listens itself there is nothing to give back
     launcher = best_launcher()  # first: it warms up while we look around
     try:
-        engine = open_engine(settings)
+        engine = open_engine(settings, SERVICE_PATIENCE_SECONDS)
         wait_for_schema(engine)
         supervisor = Supervisor(
             Store(engine),

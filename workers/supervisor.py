@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.curves import Curves
+from jobs.database import why_away
 from jobs.errors import JobsError, LostLease, UnknownWorker
 from jobs.files import DataFolder
 from jobs.profiles import STRICT
@@ -40,6 +41,7 @@ TURN_SECONDS = 0.01
 BUSY_TURN_SECONDS = 0.05  # no slot is free, so only a request or a clock can want something
 REQUEST_LOOK_SECONDS = 0.2
 GIVE_BACK_SECONDS = 10.0
+LAST_WORDS_SECONDS = 5.0  # for the database to come back, once every trainer is gone
 TROUBLE_SECONDS = 1.0  # pause after the database failed
 RENEWALS_PER_LEASE = 3
 LOST_LOOK_SECONDS = 1.0
@@ -85,18 +87,39 @@ class Supervisor:
     def run(self) -> None:
         """Serves until told to stop. Call it on the main thread: the zygote dies with the thread that started it."""
         self._listen_for_signals()
-        self.register()
         try:
-            while self._quit_at is None or self._watches:
+            self._register_patiently()
+            while not self._done():
                 self.turn()
         finally:
             self.close()
+
+    def _register_patiently(self) -> None:
+        registered = False
+        while not (registered or self._signals):
+            try:
+                self.register()
+                registered = True
+            except Exception as error:
+                if why_away(error) is None:
+                    raise
+                self._say_trouble(error)
+                time.sleep(TROUBLE_SECONDS)
+
+    def _done(self) -> bool:
+        """Told to stop, and nothing is left to write, or the database has been away for too long: then leases run out."""
+        if self._quit_at is None:
+            return False
+        return not self._watches or time.monotonic() > self._quit_at + LAST_WORDS_SECONDS
 
     def close(self) -> None:
         """Ends the trainers there are and takes the worker off the list."""
         self._launcher.close()
         self._news.close()
-        self._store.worker_stopped(self.worker_id)
+        try:
+            self._store.worker_stopped(self.worker_id)
+        except Exception as error:
+            self._say_trouble(error)  # it is taken for lost when its leases run out
         log.info("worker %s has stopped", self.worker_id)
 
     def turn(self) -> None:
@@ -104,10 +127,17 @@ class Supervisor:
         self._sleep()
         try:
             self._act(time.monotonic())
-        except Exception:
-            # The database may be away for a moment. Nothing is lost: what was not written is cleared up by `_keep_leases`.
-            log.exception("worker %s had trouble and goes on", self.worker_id)
+        except Exception as error:
+            # Nothing is lost: every attempt keeps what it could not write, and what else was not written is cleared up by
+            # `_keep_leases`.
+            self._say_trouble(error)
             time.sleep(TROUBLE_SECONDS)
+
+    def _say_trouble(self, error: Exception) -> None:
+        if (why := why_away(error)) is None:
+            log.error("worker %s had trouble and goes on", self.worker_id, exc_info=error)
+        else:
+            log.warning("worker %s waits for the database (%s); its %d jobs go on", self.worker_id, why, len(self._watches))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Safe in a signal handler: the loop acts on it in its next turn. Told twice, it no longer waits for the trainers."""
@@ -147,8 +177,8 @@ class Supervisor:
     def _act(self, now: float) -> None:
         self._hear_signals(now)
         self._launcher.poll()
+        self._keep_leases(now)  # before all that writes more: in a database that is full there may still be room for this
         self._let_attempts_act(now)
-        self._keep_leases(now)
         self._look_for_the_lost(now)
         self._read_news(now)
         self._take_jobs()
@@ -168,8 +198,14 @@ class Supervisor:
                 watch.child.kill()
 
     def _let_attempts_act(self, now: float) -> None:
-        for watch in self._watches:
-            watch.turn(now)
+        try:
+            for watch in self._watches:
+                if not watch.over:
+                    watch.turn(now)
+        finally:
+            self._let_go_of_what_is_over()
+
+    def _let_go_of_what_is_over(self) -> None:
         over = [watch for watch in self._watches if watch.over]
         self._watches = [watch for watch in self._watches if not watch.over]
         for watch in over:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
 from jobs.curves import Curves
+from jobs.database import why_away
 from jobs.errors import LostLease
 from jobs.records import Claim, Failure
 from jobs.states import CANCELLED, ENDED, FAILED, PAUSED
@@ -43,7 +46,11 @@ SAVED = {PAUSE: PAUSED, GIVE_BACK: "given_back"}
 
 
 class Watch:
-    """Neither `turn` nor anything else here raises or waits; `over` says that the process is gone and all is written."""
+    """Nothing here waits; `over` says that the process is gone and all is written.
+
+    Only `turn` raises, and only while the database is away (jobs/database.py). What could not be written is kept for the next
+    turn and no more is taken from the trainer meanwhile: it trains on until its channel is full, and then it waits.
+    """
 
     def __init__(
         self,
@@ -70,19 +77,24 @@ class Watch:
         self._excess: str | None = None  # the bound that it broke
         self._kill_at: float | None = None
         self._incidents = 0
+        self._untaken: deque[Message] = deque()
+        self._reached: Points | None = None  # stored, but the job does not say so yet
+        self._cause: tuple[str, str] | None = None
 
     def turn(self, now: float) -> None:
-        """Takes what has arrived, and acts on the clock. `now` is time.monotonic()."""
+        """Acts on the clock, and takes what has arrived. `now` is time.monotonic()."""
         gone = self.child.exit  # read before the channel: what was sent before the end is then all there
-        self._guarded(lambda: self._take(self.child.drain() if gone else self.child.receive()))
+        if gone is None:
+            self.child.flush()
+            self._look_at_the_clock(now)
+            self._look_at_what_it_takes(now)
+        if not self._untaken:
+            self._guarded(lambda: self._untaken.extend(self.child.drain() if gone else self.child.receive()))
+        self._guarded(self._take)
         if gone is not None:
             self._guarded(lambda: self._conclude(gone))
             self.child.close()
             self.over = True
-            return
-        self.child.flush()
-        self._look_at_the_clock(now)
-        self._look_at_what_it_takes(now)
 
     def ask(self, why: str) -> None:
         """Asks the trainer to stop, for CANCEL, PAUSE or GIVE_BACK. The first two are followed by a kill, the last by the
@@ -100,19 +112,20 @@ class Watch:
         self._lost = True
         self.child.kill()
 
-    def _take(self, messages: Iterable[Message]) -> None:
-        """Neighbouring points become one write: a slow database gets fewer and larger ones."""
-        points: list[Points] = []
-        for message in messages:
-            if self._lost or self._broken or self._ended:
+    def _take(self) -> None:
+        """Neighbouring points become one write: a slow database gets fewer and larger ones. What is written leaves `_untaken`
+        at once, so that nothing is written twice when the database is away in between."""
+        while not (self._lost or self._broken):
+            if self._reached is not None:
+                self._progress(self._reached)
+            if self._ended or not self._untaken:
                 return
-            if isinstance(message, Points):
-                points.append(message)
-                continue
-            self._keep(points)
-            points = []
-            self._handle(message)
-        self._keep(points)
+            points = list(takewhile(lambda message: isinstance(message, Points), self._untaken))
+            if points:
+                self._keep(points)
+            else:
+                self._handle(self._untaken[0])
+                self._untaken.popleft()
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -130,6 +143,8 @@ class Watch:
                 raise ProtocolError(f"a trainer does not send {message.kind!r}")
 
     def _start(self, message: Started) -> None:
+        if self.claim.attempt > 1:
+            self._curves.truncate(*self._key, message.resumed_from)
         self._store.started(
             *self._key,
             environment=message.environment,
@@ -141,12 +156,9 @@ class Watch:
             resumed_from=message.resumed_from,
             notes=message.notes,
         )
-        if self.claim.attempt > 1:
-            self._curves.truncate(*self._key, message.resumed_from)
 
     def _happened(self, incident: Incident) -> None:
-        self._incidents += 1
-        if self._incidents > MAX_INCIDENTS:
+        if self._incidents >= MAX_INCIDENTS:
             raise ProtocolError(f"it told of more than {MAX_INCIDENTS} incidents")
         incident.check()
         if incident.back_to is not None:
@@ -154,14 +166,18 @@ class Watch:
         detail = {"iteration": incident.iteration, "rows": incident.rows, "back_to": incident.back_to}
         text = incident.text[:MAX_TEXT_CHARACTERS]
         self._store.noted(*self._key, incident.event, text, {k: v for k, v in detail.items() if v is not None})
+        self._incidents += 1
 
-    def _keep(self, points: list[Points]) -> None:
-        if not points:
-            return
-        last = points[-1]
+    def _keep(self, points: Sequence[Points]) -> None:
         self._curves.append(*self._key, joined(points))
+        for _ in points:
+            self._untaken.popleft()
+        self._reached = points[-1]
+
+    def _progress(self, last: Points) -> None:
         where: dict[str, Any] = {"epoch": last.epoch, "iteration": last.iteration}
         self._store.progressed(*self._key, **where, samples_per_second=last.samples_per_second)
+        self._reached = None
         self.child.send(Stored(last.iteration))
 
     def _last_word(self, message: Ended) -> None:
@@ -213,15 +229,16 @@ class Watch:
             )
             self._store.give_back(*self._key, f"{STOPPED_FOR[self._asked[0]]}; {saved}")
         else:
-            self._store.end_attempt(*self._key, *self._cause(how))
+            self._cause = self._cause or self._what_ended_it(how)  # once: the kernel's counter tells each rise once
+            self._store.end_attempt(*self._key, *self._cause)
 
-    def _cause(self, how: Exit) -> tuple[str, str]:
+    def _what_ended_it(self, how: Exit) -> tuple[str, str]:
         if how.signal is not None and self._oom():
             return "out_of_memory", "the kernel ran out of memory and killed the trainer process"
         return "crashed", how.sentence()
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """One job's trouble is never the worker's: it ends the attempt."""
+        """One job's trouble is never the worker's: it ends the attempt. The database's is no job's."""
         try:
             action()
         except LostLease:
@@ -229,6 +246,8 @@ class Watch:
         except ProtocolError as error:
             self._break(f"the trainer process sent something that it must not: {error}")
         except Exception as error:
+            if why_away(error) is not None:
+                raise
             log.exception("job %s attempt %d", *self._key)
             self._break(f"the worker could not go on with this attempt: {type(error).__name__}: {error}")
 
@@ -237,7 +256,7 @@ class Watch:
         self.child.kill()
 
 
-def joined(points: list[Points]) -> Series:
+def joined(points: Sequence[Points]) -> Series:
     """The points of several messages as one series each, in the order they came."""
     names = dict.fromkeys(name for p in points for name in p.series)
     parts = {name: [p.series[name] for p in points if name in p.series] for name in names}

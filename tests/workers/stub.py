@@ -72,7 +72,8 @@ class StubLauncher:
 
 class StubTrainer:
     """spec["stub"]: iterations, kill_at (attempt 1 only), wait_at (until told to stop), ignore_stop, send (raw bytes), fail,
-    incidents (by the iteration after which each is told, as often as `times`)."""
+    wait_for (a file in the job's folder, after iteration 10), flood (no checkpoints), incidents (by the iteration after which
+    each is told, as often as `times`)."""
 
     def __init__(self, assignment: Assignment, sock: socket.socket) -> None:
         self.assignment, self.sock = assignment, sock
@@ -93,7 +94,12 @@ class StubTrainer:
             if self._misbehaves(iteration):
                 return
             self._report(iteration)
+            while iteration == 10 and "wait_for" in self.plan and not self._found(self.plan["wait_for"]):
+                time.sleep(0.002)
         self.channel.send(self._last_word())
+
+    def _found(self, name: str) -> bool:
+        return Path(self.assignment.job_folder, name).exists()
 
     def _last_word(self) -> Ended:
         if failure := self.plan.get("fail"):
@@ -126,7 +132,7 @@ class StubTrainer:
         if incident := self.plan.get("incidents", {}).get(str(iteration)):
             for _ in range(self.plan.get("times", 1)):
                 self.channel.send(Incident(**incident))
-        if iteration % 5 == 0:
+        if iteration % 5 == 0 and not self.plan.get("flood"):
             self._save(iteration)
 
     def _save(self, iteration: int) -> None:

@@ -29,7 +29,7 @@ Series = Mapping[str, tuple[Steps, Values]]
 
 
 MAX_INCIDENT_ROWS = 10
-INCIDENTS = ("skipped", "rolled_back", "exploding")
+INCIDENTS = ("skipped", "rolled_back", "exploding", "checkpoint_failed")
 
 
 class ProtocolError(Exception):
@@ -91,7 +91,7 @@ class Checkpointed:
 
 @dataclasses.dataclass(frozen=True)
 class Incident:
-    """Something that happened to the numbers: "skipped", "rolled_back" or "exploding", at `iteration`.
+    """Something that happened at `iteration`: to the numbers, "skipped", "rolled_back" or "exploding"; or "checkpoint_failed".
 
     `rows` are the first of the batch's rows, counted from 1. With `back_to` the run goes on after that iteration: the points
     after it are to be dropped, all of which have been stored.
@@ -151,6 +151,11 @@ class Stored:
 
 Message = Started | Points | Checkpointed | Incident | Ended | Stop | Stored
 KINDS: dict[str, type[Any]] = {m.kind: m for m in (Started, Points, Checkpointed, Incident, Ended, Stop, Stored)}
+
+
+def suspect_of(spec: str) -> str:
+    """What a user may try first when the memory was not enough, from the spec's stored text."""
+    return f"batch_size {json.loads(spec).get('batch_size')} is the first suspect: try a smaller one"
 
 
 def encode(message: Message) -> bytes:

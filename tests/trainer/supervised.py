@@ -7,7 +7,6 @@ import hashlib
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +18,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jobs.spec import parse
-from workers.protocol import Assignment, Channel, Checkpointed, Decoder, Ended, Incident, Message, Points, Started, Stop, Stored, encode
+from workers.protocol import (
+    Assignment,
+    Channel,
+    Checkpointed,
+    Decoder,
+    Ended,
+    Incident,
+    Message,
+    Points,
+    Started,
+    Stop,
+    Stored,
+    encode,
+)
 from workers.trainer import attempt, ingest
+from workers.trainer.output import forgive
 
 
 @dataclass
@@ -138,8 +151,7 @@ def _child(assignment: Assignment, ours: socket.socket, theirs: socket.socket, l
         descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        forgive()
         attempt.run(assignment, Channel(theirs))
         status = 0
     except BaseException:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from jobs.spec import InvalidSpec, JobSpec, parse
-from workers.protocol import Assignment, Channel, Checkpointed, Ended, Started
+from workers.protocol import Assignment, Channel, Checkpointed, Ended, Incident, Started, suspect_of
 from workers.trainer import checkpoint
-from workers.trainer.artifacts import LAST, Artifacts
+from workers.trainer.artifacts import LAST, Artifacts, CannotWrite
 from workers.trainer.brought import completed_model
 from workers.trainer.checkpoint import Checkpoints
 from workers.trainer.control import Control, SupervisorGone
@@ -42,6 +42,7 @@ from workers.trainer.source import SourceProblem
 from workers.trainer.weights import initialize, take_over
 
 MESSAGE_CHARACTERS = 2000
+MAX_UNSAVED_TOLD = 20  # each is an event; the log has them all
 
 
 def run(assignment: Assignment, channel: Channel) -> None:
@@ -65,10 +66,14 @@ def _outcome(assignment: Assignment, control: Control) -> Ended:
         return Ended("failed", reason, _short(first.detail), first.pointer)
     except SourceProblem as error:  # its traceback is in the log already
         return Ended("failed", "error", _short(str(error)), "/model")
+    except CannotWrite as error:
+        return Ended("failed", "error", _short(str(error)))
     except Exception as error:
         traceback.print_exc()
-        reason = "out_of_memory" if _out_of_memory(error) else "error"
-        return Ended("failed", reason, _short(f"{type(error).__name__}: {error}"))
+        text = f"{type(error).__name__}: {error}"
+        if _out_of_memory(error):
+            return Ended("failed", "out_of_memory", f"{suspect_of(assignment.spec)}; {_short(text)}", "/batch_size")
+        return Ended("failed", "error", _short(text))
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -114,6 +119,8 @@ class Attempt:
         self._seconds_before = 0.0  # of training, in the attempts that led to the checkpoint
         self._saved_at, self._saved_iteration = time.monotonic(), 0
         self._saved_epochs = 0
+        self._unsaved: str | None = None  # why the last checkpoint that was due is not there
+        self._unsaved_told = 0
 
     def run(self) -> Ended:
         """From here to the end. Raises SupervisorGone and whatever is a fault of the job but not Stopped or Diverged."""
@@ -125,20 +132,38 @@ class Attempt:
         except Diverged as diverged:
             self._recorder.send()
             self._control.settle()
-            return Ended("failed", "diverged", _short(f"{self._explained(diverged)}; {self._keep_finite(diverged)}"))
+            return self._diverged(diverged)
         except Exception:
             self._recorder.send()  # what led up to the fault; a failed device is not read again
             raise
         if why in TO_GO_ON:
-            return Ended("paused" if why == "pause" else "given_back")
+            return Ended("paused" if why == "pause" else "given_back", message=self._unsaved)
         self._control.settle()
-        self._artifacts.write_last(self._steps.learned())
-        if why == "timeout":
-            return Ended("failed", "timeout", f"the job ran for its timeout_seconds ({self._spec.timeout_seconds:g})")
         if why is not None:
-            return Ended("cancelled")
+            return self._cut_short(why)
+        self._artifacts.write_last(self._steps.learned())
         stopped = self._position.stopped
         return Ended("succeeded", message=None if stopped is None else f"stopped early: {stopped}")
+
+    def _diverged(self, diverged: Diverged) -> Ended:
+        text = self._explained(diverged)  # first: what is kept replaces what it looks at
+        try:
+            kept = self._keep_finite(diverged)
+        except CannotWrite as error:
+            kept = str(error)
+        return Ended("failed", "diverged", _short(f"{text}; {kept}"))
+
+    def _cut_short(self, why: str) -> Ended:
+        """The last word of a run that was cancelled or ran out of time: what it learned is kept, if there is room for it."""
+        unwritten = ""
+        try:
+            self._artifacts.write_last(self._steps.learned())
+        except CannotWrite as error:
+            unwritten = f"; {error}"
+        if why == "timeout":
+            text = f"the job ran for its timeout_seconds ({self._spec.timeout_seconds:g}){unwritten}"
+            return Ended("failed", "timeout", text)
+        return Ended("cancelled", message=f"stopped as asked{unwritten}" if unwritten else None)
 
     def _train(self) -> str | None:
         """None at the end of the run, or why it stopped; every point has been sent. Raises Diverged."""
@@ -283,14 +308,28 @@ class Attempt:
         return every is not None and position.within == 0 and position.epochs - self._saved_epochs >= every
 
     def _save(self) -> None:
-        """One checkpoint, and the best weights that belong to it, after every point up to here has been stored."""
+        """One checkpoint, and the best weights that belong to it, after every point up to here has been stored. One that
+        cannot be written is told of; the run goes on, and its place stays that of the checkpoint before."""
         position = self._position
         self._recorder.flush()
         state = checkpoint.capture(self._steps, position, self._recorder)
         state |= {"seconds": self._seconds(), **self._anchor.state(position)}
-        self._checkpoints.save(state, position.iteration, position.epoch, self._before_rename)
-        self._saved_at, self._saved_iteration, self._saved_epochs = time.monotonic(), position.iteration, position.epochs
+        self._saved_at, self._saved_epochs = time.monotonic(), position.epochs
+        try:
+            self._checkpoints.save(state, position.iteration, position.epoch, self._before_rename)
+        except CannotWrite as error:
+            self._could_not_save(error)
+            return
+        self._saved_iteration, self._unsaved = position.iteration, None
         self._control.send(Checkpointed(position.iteration, position.epoch))
+
+    def _could_not_save(self, error: CannotWrite) -> None:
+        before = f"goes on from iteration {self._saved_iteration}" if self._saved_iteration else "begins again"
+        self._unsaved = f"{error}; an attempt that is cut short {before}"
+        print(self._unsaved, file=sys.stderr)
+        self._unsaved_told += 1
+        if self._unsaved_told <= MAX_UNSAVED_TOLD:
+            self._control.send(Incident("checkpoint_failed", self._unsaved, self._position.iteration))
 
     def _before_rename(self) -> None:
         self._control.settle()

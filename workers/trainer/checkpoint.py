@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.trainer.artifacts import remove_unfinished, sync, write_whole
+from workers.trainer.artifacts import remove_unfinished, sync, write_whole, writing
 from workers.trainer.loop import Position, Steps
 from workers.trainer.recorder import Recorder
 
@@ -90,18 +90,20 @@ class Checkpoints:
 
     def save(self, state: State, iteration: int, epoch: int, before_rename: Callable[[], None]) -> None:
         """Writes and publishes one checkpoint. `before_rename` runs when its bytes are safe but it does not exist yet; what it
-        raises leaves the folder's checkpoints as they were. Raises OSError.
+        raises leaves the folder's checkpoints as they were. Raises CannotWrite.
         """
-        self._folder.mkdir(exist_ok=True)
         data = self._folder / f"{iteration:012d}.pt"
         temporary = data.with_name(data.name + ".tmp")
-        torch.save(state, temporary)
-        sync(temporary)
-        manifest = {"format": FORMAT, "iteration": iteration, "epoch": epoch, "bytes": temporary.stat().st_size}
-        text = _manifest_text(manifest | {"sha256": _sha256(temporary)})
-        before_rename()
-        self._manifest(iteration).unlink(missing_ok=True)  # else a crash here would leave new bytes under an old manifest
-        temporary.replace(data)
+        with writing("the checkpoint", temporary):
+            self._folder.mkdir(exist_ok=True)
+            with temporary.open("wb") as file:  # ours, not torch's: its errors say what the system said
+                torch.save(state, file)
+            sync(temporary)
+            manifest = {"format": FORMAT, "iteration": iteration, "epoch": epoch, "bytes": temporary.stat().st_size}
+            text = _manifest_text(manifest | {"sha256": _sha256(temporary)})
+            before_rename()
+            self._manifest(iteration).unlink(missing_ok=True)  # else a crash here would leave new bytes under an old manifest
+            temporary.replace(data)
         write_whole(self._manifest(iteration), lambda path: path.write_text(text, encoding="utf-8"))
         self._prune()
 

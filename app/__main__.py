@@ -13,11 +13,13 @@ from pydantic import ValidationError
 from app.main import create_app
 from app.protocol import Protocol, room
 from app.security import ServerRefuses, check_settings
+from jobs.database import open_engine
+from jobs.errors import DatabaseUnfit
 from jobs.settings import Settings
 
 # An open stream would otherwise keep the server from ever stopping; streams end themselves at the signal, this is the backstop.
 SHUTDOWN_SECONDS = 5
-REFUSED = 2  # exit code: the settings are at fault
+REFUSED = 2  # exit code: the settings are at fault, or the place that they name
 
 
 class Server(uvicorn.Server):
@@ -35,11 +37,12 @@ class Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Exit code 0 after a clean stop, 2 when the settings are refused."""
+    """Exit code 0 after a clean stop, 2 when the settings or the database are refused."""
     try:
         settings = Settings()
         check_settings(settings)
-    except (ServerRefuses, ValidationError) as problem:
+        open_engine(settings).dispose()  # here, where it can be said in a sentence
+    except (ServerRefuses, ValidationError, DatabaseUnfit) as problem:
         print(f"postgrad: {problem}", file=sys.stderr)
         return REFUSED
     app = create_app(settings)

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from app.ingest import agrees, prepare, preview
 from app.job_json import timestamp
+from app.limits import need_room
 from app.lists import After, Limit, Order, envelope
 from app.once import Once
 from app.problems import unavailable
@@ -53,10 +54,15 @@ MULTIPART = {
     status_code=201,
     summary="Upload a file",
     openapi_extra=MULTIPART,
-    responses={200: {"description": "These very bytes are here already, under the same id"}},
+    responses={
+        200: {"description": "These very bytes are here already, under the same id"},
+        507: {"description": "The disk is nearly full"},
+    },
 )
 async def upload_file(request: Request, parts: Parts, once: Once, format: Format = "auto") -> JSONResponse:
     """Takes a data file or a model as the part `file`, reads it once and answers with a preview of what it holds."""
+    announced = request.headers.get("content-length", "0")
+    need_room(parts, min(int(announced), parts.settings.max_upload_bytes) if announced.isdigit() else 0)
     async with contextmanager_in_threadpool(parts.folder.incoming()) as incoming:
         upload = await receive(request, incoming, parts.settings.max_upload_bytes)
         await run_in_threadpool(once.look, [upload.sha256, upload.name, upload.media_type, format])

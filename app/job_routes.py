@@ -16,6 +16,7 @@ from app.callers import Asking
 from app.checker import Answer, CheckerUnavailable
 from app.init_from import pinned
 from app.job_json import entity_tag, job_body, timestamp
+from app.limits import check_timeout, need_room, with_timeout
 from app.lists import After, Limit, Order, envelope
 from app.log_tail import tail
 from app.once import Once
@@ -44,7 +45,11 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
     "/v1/jobs",
     status_code=201,
     summary="Create and queue a job",
-    responses={200: {"description": "With validate_only: what the spec would build; nothing was queued"}},
+    responses={
+        200: {"description": "With validate_only: what the spec would build; nothing was queued"},
+        429: {"description": "As many jobs wait as may"},
+        507: {"description": "The disk is nearly full"},
+    },
 )
 def create_job(
     parts: Parts,
@@ -56,7 +61,9 @@ def create_job(
     """Checks the spec by building it, and queues the job. Nothing is queued unchecked."""
     if not validate_only:
         once.look(body)
-    spec = parse(body)
+        need_room(parts)
+    spec = parse(with_timeout(body, parts.settings))
+    check_timeout(spec, parts.settings)
     if (profile := profile_of(spec)) == STRICT:
         caller.needs(CODE, "a job that brings its own program")
     canonical = spec.canonical()
@@ -83,6 +90,7 @@ def create_job(
         threads=threads_for(spec),
         files=uploads.files,
         profile=profile,
+        max_queued=parts.settings.max_queued_jobs,
         answered=once.keeping(_created),
     )
     return _created(job)

@@ -24,6 +24,7 @@ from jobs.errors import (
     AnsweredMeanwhile,
     FileInUse,
     KeyReused,
+    QueueFull,
     UnknownFile,
     UnknownJob,
     UnknownKey,
@@ -34,6 +35,7 @@ from jobs.spec import InvalidSpec
 
 Errors = Sequence[Mapping[str, str]]
 RETRY_AFTER_SECONDS = 2
+QUEUE_AFTER_SECONDS = 10
 ROOM_AFTER_SECONDS = 60  # somebody has to make it
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -156,6 +158,11 @@ def _from_http(exception: HTTPException) -> Problem:
     return Problem(exception.status_code, slug, phrase, str(exception.detail), headers=exception.headers)
 
 
+def _queue_full(exception: QueueFull) -> Problem:
+    headers = {"Retry-After": str(QUEUE_AFTER_SECONDS)}
+    return Problem(429, "queue-full", "Too many jobs wait", f"{exception}; nothing was queued", headers=headers)
+
+
 def no_room(detail: str) -> Problem:
     """507: nothing was done; the same request works when there is room again."""
     return Problem(507, "no-room", "No room on the disk", detail, headers={"Retry-After": str(ROOM_AFTER_SECONDS)})
@@ -194,6 +201,7 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     UnknownKey: lambda _: not_found("this key"),
     AnsweredMeanwhile: lambda _: idempotency_conflict(),
     KeyReused: lambda _: _idempotency_key_reused(),
+    QueueFull: _queue_full,
     WrongState: lambda wrong: Problem(409, "wrong-state", "Not in this state", str(wrong)),
     FileInUse: lambda used: Problem(409, "file-in-use", "The file is in use", str(used)),
     VersionDiffers: lambda _: Problem(412, "job-changed", "The job has changed", CHANGED),

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from app.body import read_json
 from app.job_json import entity_tag, job_body, versions_in
+from app.limits import need_room
 from app.problems import Problem, error
 from app.state import Parts, Service
 from jobs.arguments import did_you_mean, escape
@@ -81,6 +82,7 @@ def retry_job(parts: Parts, job_id: str, body: Annotated[Any, Depends(read_json)
     """Under the same id, as a new attempt with `max_attempts` before it: from the start with an empty curve, or from the last
     checkpoint. What the run before left can be downloaded until the new attempt begins."""
     from_checkpoint = _origin(body) == "checkpoint"
+    need_room(parts)
     job = parts.store.job(job_id)
     if from_checkpoint and job.state in (FAILED, CANCELLED) and not parts.folder.has_checkpoint(job.id):
         raise WrongState(FROM_CHECKPOINT, job.state, NO_CHECKPOINT)

@@ -16,6 +16,7 @@ from jobs.curves import Curves
 from jobs.database import SERVICE_PATIENCE_SECONDS, open_engine
 from jobs.deleting import finish_deletions
 from jobs.files import DataFolder
+from jobs.room import Room
 from jobs.settings import Settings
 from jobs.store import Store
 
@@ -31,6 +32,7 @@ class Service:
     store: Store
     curves: Curves
     folder: DataFolder
+    room: Room
     checker: Checker
     stopping: threading.Event
 
@@ -48,7 +50,7 @@ class Service:
         checker.start()
         if gone := folder.sweep():
             log.warning("removed what unfinished uploads had left: %s", ", ".join(gone))
-        return cls(settings, engine, store, Curves(engine), folder, checker, stopping)
+        return cls(settings, engine, store, Curves(engine), folder, Room.of(settings), checker, stopping)
 
     def close(self) -> None:
         """Ends the checker, then lets go of the database."""

@@ -31,9 +31,9 @@ POOL_OVERFLOW = 56  # FastAPI runs up to 40 endpoints at once; a connection more
 def open_engine(where: str | Path | Settings, patience_seconds: float = BUSY_TIMEOUT_SECONDS) -> sa.Engine:
     """An engine for a database URL, the path of a SQLite file, or the settings' database.
 
-    `patience_seconds` is how long a writer waits while others write, on SQLite; then it fails as `why_away` tells. The folder of
-    a SQLite file is made when missing. Raises DatabaseUnfit when the SQLite library is too old or the file cannot be switched
-    to WAL.
+    `patience_seconds` is how long a writer waits while others write, on SQLite; then it fails as `why_away` tells. The folder
+    of a SQLite file is made when missing. Raises DatabaseUnfit when the SQLite library is too old, the folder cannot be
+    made, or the file cannot be switched to WAL.
     """
     url = _url(where)
     if url.get_backend_name() != "sqlite":
@@ -42,7 +42,10 @@ def open_engine(where: str | Path | Settings, patience_seconds: float = BUSY_TIM
     if url.database is None or url.database == ":memory:":
         raise DatabaseUnfit("a queue needs a file: an in-memory SQLite database is seen by one connection only")
     path = Path(url.database)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseUnfit(f"the folder {path.parent} cannot be made: {error.strerror}") from error
     _switch_to_wal(path)
     return _sqlite_engine(url, patience_seconds)
 

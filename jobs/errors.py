@@ -47,6 +47,17 @@ class UnknownWorker(JobsError):
         self.worker_id = worker_id
 
 
+class QueueFull(JobsError):
+    """As many jobs wait as may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"{most} jobs wait already, and no more may")
+
+
+class CurveFull(JobsError):
+    """The curve would grow beyond its bounds. Nothing of the append was stored."""
+
+
 class LostLease(JobsError):
     """This attempt no longer holds the job: its lease ran out, or the job has ended. Whoever wrote must stop."""
 

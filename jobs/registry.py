@@ -55,6 +55,12 @@ class Registry:
         if not seen.rowcount:
             raise UnknownWorker(worker_id)
 
+    def worker_offers(self, worker_id: str, profiles: Mapping[str, Mapping[str, Any]]) -> None:
+        """What a worker offers from now on, as in `worker_started`. A worker that was forgotten is left alone."""
+        values = {name: dict(profile) for name, profile in profiles.items()}
+        with writing(self.engine) as connection:
+            connection.execute(sa.update(t.workers).where(t.workers.c.id == worker_id).values(profiles=values))
+
     def worker_stopped(self, worker_id: str) -> None:
         """Takes a worker off the list; safe to repeat. What it still holds goes back when the lease runs out."""
         with writing(self.engine) as connection:

@@ -19,6 +19,7 @@ from jobs.errors import (
     ForbiddenTransition,
     JobsError,
     LostLease,
+    QueueFull,
     UnknownFile,
     UnknownJob,
     UnknownWorker,
@@ -47,6 +48,7 @@ __all__ = [
     "Key",
     "LostLease",
     "Page",
+    "QueueFull",
     "Reply",
     "Store",
     "UnknownFile",
@@ -82,15 +84,17 @@ class Store(Requests, Keyring, Replies):
         timeout_seconds: float | None = None,
         files: Sequence[str] = (),
         profile: Profile = PLAIN,
+        max_queued: int | None = None,
         answered: Answered[Job] | None = None,
     ) -> Job:
         """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` the sandbox that
-        it needs. Raises UnknownFile, and AnsweredMeanwhile."""
+        it needs. Raises UnknownFile, QueueFull when `max_queued` jobs wait already, and AnsweredMeanwhile."""
         told: dict[str, Any] = {"spec": spec, "name": name, "metadata": dict(metadata), "effective_spec": dict(effective_spec)}
         told |= {"parameters": dict(parameters), "epochs": epochs, "device_wanted": device, "max_attempts": max_attempts}
         told |= {"threads": threads, "timeout_seconds": timeout_seconds, "profile": profile}
         values = {**told, **FRESH, "id": new_job_id(), "created_at": now()}
         with writing(self.engine) as connection:
+            _check_line(connection, max_queued)
             row = connection.execute(sa.insert(t.jobs).values(values).returning(*t.jobs.c)).mappings().one()
             name_files(connection, row["id"], files)
             add_event(connection, row["id"], "queued", "the job was accepted", detail={"before": None, "after": QUEUED})
@@ -156,6 +160,14 @@ def _row(connection: sa.Connection, job_id: str) -> Row:
     if row is None:
         raise UnknownJob(job_id)
     return row
+
+
+def _check_line(connection: sa.Connection, most: int | None) -> None:
+    if most is None:
+        return
+    waiting = sa.select(t.jobs.c.id).where(t.jobs.c.state == QUEUED).limit(most).subquery()
+    if (connection.scalar(sa.select(sa.func.count()).select_from(waiting)) or 0) >= most:
+        raise QueueFull(most)
 
 
 def _sequence(connection: sa.Connection, job_id: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import time
 from types import FrameType
 
@@ -11,7 +12,9 @@ import sqlalchemy as sa
 
 from jobs.curves import Curves
 from jobs.database import SERVICE_PATIENCE_SECONDS, open_engine
+from jobs.errors import DatabaseUnfit
 from jobs.files import DataFolder
+from jobs.room import Room
 from jobs.settings import Settings
 from jobs.store import Store
 from jobs.tables import metadata
@@ -68,17 +71,22 @@ def main() -> None:
         wait_for_schema(engine)
         supervisor = Supervisor(
             Store(engine),
-            Curves(engine),
+            Curves(engine, settings.max_curve_points),
             DataFolder.of(settings),
             launcher,
             discover(),
             cpu_slots=settings.cpu_slots,
             lease_seconds=settings.lease_seconds,
-            bounds=Bounds(settings.python_memory_bytes, settings.python_disk_bytes, settings.allow_python),
+            bounds=Bounds(
+                settings.python_memory_bytes, settings.python_disk_bytes, settings.allow_python, settings.max_log_bytes
+            ),
+            room=Room.of(settings),
         )
         supervisor.run()
     except KeyboardInterrupt:
         log.info("stopped before it began")
+    except DatabaseUnfit as problem:
+        sys.exit(f"postgrad: {problem}")
     finally:
         launcher.close()
 

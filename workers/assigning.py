@@ -26,14 +26,15 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a job under profile strict may take, and whether it may be the user's own Python.
+    """What a job may take, the first two under profile strict only, and whether it may be the user's own Python.
 
-    Bytes of address space are those beyond Python and torch.
+    Bytes of address space are those beyond Python and torch; the log's are those of one attempt.
     """
 
     memory_bytes: int = 4 * 2**30
     disk_bytes: int = 4 * 2**30
     allow_python: bool = False
+    log_bytes: int = 64 * 2**20
 
 
 def profiles() -> dict[str, dict[str, Any]]:

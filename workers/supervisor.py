@@ -23,12 +23,14 @@ from jobs.errors import JobsError, LostLease, UnknownWorker
 from jobs.files import DataFolder
 from jobs.profiles import STRICT
 from jobs.records import Claim
+from jobs.room import Room
 from jobs.states import FAILED
 from jobs.store import Store
 from workers.assigning import Assigner, Bounds, CannotStart, profiles
 from workers.devices import Device
 from workers.launcher import Launcher, LaunchFailed
 from workers.leases import Silence
+from workers.log_bound import LogBound
 from workers.news import News
 from workers.oom import OomCounter
 from workers.sandbox import Usage, layers
@@ -42,6 +44,7 @@ BUSY_TURN_SECONDS = 0.05  # no slot is free, so only a request or a clock can wa
 REQUEST_LOOK_SECONDS = 0.2
 GIVE_BACK_SECONDS = 10.0
 LAST_WORDS_SECONDS = 5.0  # for the database to come back, once every trainer is gone
+CLAIM_REST_SECONDS = 10.0  # after a job was given back because its folder could not be written
 TROUBLE_SECONDS = 1.0  # pause after the database failed
 RENEWALS_PER_LEASE = 3
 LOST_LOOK_SECONDS = 1.0
@@ -62,13 +65,17 @@ class Supervisor:
         cpu_slots: int,
         lease_seconds: float,
         bounds: Bounds | None = None,
+        room: Room | None = None,
     ) -> None:
-        """`bounds` are those of a job under profile strict."""
+        """While `room` is short no job is taken."""
         self.worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self._store, self._curves, self._folder, self._launcher = store, curves, folder, launcher
         self._bounds = bounds or Bounds()
         self._assigner = Assigner(store, folder, self._bounds)
         self._profiles = profiles()
+        self._room = room or Room({}, 0)
+        self._shortage: str | None = None
+        self._claim_at = 0.0
         self._slots = Slots(devices, cpu_slots)
         self._lease_seconds = lease_seconds
         self._watches: list[Watch] = []
@@ -152,7 +159,7 @@ class Supervisor:
         """Puts the worker on the list, with what it offers."""
         devices = [{**device, "sandbox": layers()} for device in self._slots.described()]
         who: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "devices": devices}
-        self._store.worker_started(self.worker_id, **who, lease_seconds=self._lease_seconds, profiles=self._profiles)
+        self._store.worker_started(self.worker_id, **who, lease_seconds=self._lease_seconds, profiles=self._offers())
         text = ", ".join(f"{d['device']} x{d['slots']}" for d in devices)
         log.info("worker %s takes jobs on %s; sandbox: %s", self.worker_id, text, ", ".join(layers()))
         if (why := self._profiles[STRICT]["refusal"]) is not None:
@@ -255,12 +262,29 @@ class Supervisor:
 
     def _take_jobs(self) -> None:
         while self._may_have_work and self._quit_at is None and self._slots.free and self._launcher.ready():
+            if not self._has_room():
+                return
             offered = [name for name, profile in self._profiles.items() if profile["refusal"] is None]
             claim = self._store.claim(self.worker_id, self._slots.devices(), self._lease_seconds, offered)
             if claim is None:
                 self._may_have_work = False
                 return
             self._begin(claim)
+
+    def _has_room(self) -> bool:
+        """Whether the disk has room for another job; a change of that is written down, for those who wait."""
+        if time.monotonic() < self._claim_at:
+            return False
+        before, self._shortage = self._shortage, self._room.shortage()
+        if (before is None) != (self._shortage is None):
+            log.warning("worker %s %s", self.worker_id, self._shortage or "has room again and takes jobs")
+            self._store.worker_offers(self.worker_id, self._offers())
+        return self._shortage is None
+
+    def _offers(self) -> dict[str, dict[str, Any]]:
+        if self._shortage is None:
+            return self._profiles
+        return {name: {**profile, "refusal": self._shortage} for name, profile in self._profiles.items()}
 
     def _begin(self, claim: Claim) -> None:
         """Starts the claimed job, or writes down why it cannot start."""
@@ -272,6 +296,11 @@ class Supervisor:
             log.warning("job %s attempt %d was lost before it started", claim.job_id, claim.attempt)
         except CannotStart as error:
             self._store.finish(claim.job_id, claim.attempt, FAILED, error.failure)
+        except OSError as error:  # before its process was asked for: it is the data folder that says no
+            self._claim_at = time.monotonic() + CLAIM_REST_SECONDS
+            message = f"the data folder cannot be written: {error.strerror}"
+            log.error("job %s attempt %d did not start: %s", claim.job_id, claim.attempt, error)
+            self._store.give_back(claim.job_id, claim.attempt, message)
         except Exception as error:
             log.exception("job %s attempt %d did not start", claim.job_id, claim.attempt)
             why = error if isinstance(error, LaunchFailed | JobsError) else f"{type(error).__name__}: {error}"
@@ -284,9 +313,11 @@ class Supervisor:
 
     def _launch(self, claim: Claim, slot: Slot) -> Watch:
         assignment = self._assigner.assign(claim, slot.device)
-        child = self._launcher.launch(assignment, self._folder.log(claim.job_id, claim.attempt))
+        log_file = self._folder.log(claim.job_id, claim.attempt)
+        child = self._launcher.launch(assignment, log_file)
         log.info("job %s attempt %d runs on %s as process %d", claim.job_id, claim.attempt, slot.device, child.pid)
         usage = None
         if claim.profile == STRICT:
             usage = Usage(child.pid, self._folder.job(claim.job_id), self._bounds.disk_bytes)
-        return Watch(claim, slot, child, self._store, self._curves, self._oom.rose, usage)
+        log_bound = LogBound(log_file, self._bounds.log_bytes)
+        return Watch(claim, slot, child, self._store, self._curves, self._oom.rose, log_bound, usage)

@@ -16,12 +16,25 @@ import numpy as np
 
 from jobs.curves import Curves
 from jobs.database import why_away
-from jobs.errors import LostLease
+from jobs.errors import CurveFull, LostLease
 from jobs.records import Claim, Failure
 from jobs.states import CANCELLED, ENDED, FAILED, PAUSED
 from jobs.store import Store
 from workers.child import Child, Exit
-from workers.protocol import Checkpointed, Ended, Incident, Message, Points, ProtocolError, Series, Started, Stop, Stored
+from workers.log_bound import LogBound
+from workers.protocol import (
+    Checkpointed,
+    Ended,
+    Incident,
+    Message,
+    Points,
+    ProtocolError,
+    Series,
+    Started,
+    Stop,
+    Stored,
+    suspect_of,
+)
 from workers.sandbox import Usage
 from workers.slots import Slot
 
@@ -60,6 +73,7 @@ class Watch:
         store: Store,
         curves: Curves,
         oom: Callable[[], bool],
+        log_bound: LogBound,
         usage: Usage | None = None,
     ) -> None:
         """`usage` says when a process under profile strict takes more than it may."""
@@ -73,7 +87,7 @@ class Watch:
         self._lost = False  # another worker may hold the job by now: write nothing more
         self._broken: str | None = None  # why we ended it
         self._timed_out = False
-        self._usage, self._look_at = usage, 0.0
+        self._log_bound, self._usage, self._look_at = log_bound, usage, 0.0
         self._excess: str | None = None  # the bound that it broke
         self._kill_at: float | None = None
         self._incidents = 0
@@ -94,6 +108,7 @@ class Watch:
         if gone is not None:
             self._guarded(lambda: self._conclude(gone))
             self.child.close()
+            self._log_bound.cut()
             self.over = True
 
     def ask(self, why: str) -> None:
@@ -115,7 +130,7 @@ class Watch:
     def _take(self) -> None:
         """Neighbouring points become one write: a slow database gets fewer and larger ones. What is written leaves `_untaken`
         at once, so that nothing is written twice when the database is away in between."""
-        while not (self._lost or self._broken):
+        while not (self._lost or self._broken or self._excess):
             if self._reached is not None:
                 self._progress(self._reached)
             if self._ended or not self._untaken:
@@ -197,9 +212,12 @@ class Watch:
             self.child.kill()
 
     def _look_at_what_it_takes(self, now: float) -> None:
-        if self._usage is None or now < self._look_at or self._excess is not None:
+        if now < self._look_at or self._excess is not None:
             return
         self._look_at = now + USAGE_LOOK_SECONDS
+        self._log_bound.cut()
+        if self._usage is None:
+            return
         self._excess = self._usage.excess()
         if self._excess is not None:
             self.child.kill()
@@ -224,9 +242,9 @@ class Watch:
         elif CANCEL in self._asked:
             self._store.finish(*self._key, CANCELLED)
         elif self._asked:  # whether it said that it has saved or was killed for not coming to an end
-            saved = (
-                "its place is saved" if self._ended is not None else "it did not stop in time and goes on from its checkpoint"
-            )
+            saved = "it did not stop in time and goes on from its checkpoint"
+            if self._ended is not None:
+                saved = self._ended.message or "its place is saved"
             self._store.give_back(*self._key, f"{STOPPED_FOR[self._asked[0]]}; {saved}")
         else:
             self._cause = self._cause or self._what_ended_it(how)  # once: the kernel's counter tells each rise once
@@ -234,7 +252,8 @@ class Watch:
 
     def _what_ended_it(self, how: Exit) -> tuple[str, str]:
         if how.signal is not None and self._oom():
-            return "out_of_memory", "the kernel ran out of memory and killed the trainer process"
+            killed = "the kernel ran out of memory and killed the trainer process"
+            return "out_of_memory", f"{killed}; {suspect_of(self.claim.spec)}"
         return "crashed", how.sentence()
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -243,6 +262,9 @@ class Watch:
             action()
         except LostLease:
             self.lose()
+        except CurveFull as error:
+            self._excess = str(error)
+            self.child.kill()
         except ProtocolError as error:
             self._break(f"the trainer process sent something that it must not: {error}")
         except Exception as error:

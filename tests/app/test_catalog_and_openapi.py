@@ -120,7 +120,7 @@ def test_the_examples_in_openapi_are_accepted(client: httpx.Client) -> None:
 def test_ready_says_what_it_checked(client: httpx.Client) -> None:
     body = client.get("/health/ready").json()
     assert body["status"] == "ready"
-    assert set(body["checks"]) == {"schema", "checker", "torch", "sqlite"}
+    assert set(body["checks"]) == {"schema", "checker", "torch", "sqlite", "disk"}
     assert body["checks"]["checker"]["torch"].startswith("2.")
     assert body["checks"]["sqlite"]["version"].startswith("3.")
 

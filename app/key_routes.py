@@ -12,9 +12,8 @@ from app.body import read_json
 from app.callers import only
 from app.job_json import timestamp
 from app.lists import envelope
-from app.problems import Problem, error
+from app.problems import Problem, model_errors
 from app.state import Parts
-from jobs.arguments import escape
 from jobs.keyring import ADMIN
 from jobs.names import Name
 from jobs.store import Key
@@ -46,13 +45,8 @@ def wanted(body: Annotated[Any, Depends(read_json)]) -> KeyWanted:
     try:
         return KeyWanted.model_validate(body)
     except ValidationError as invalid:
-        errors = [_error(found) for found in invalid.errors()]
-        raise Problem(422, "invalid-key", "The key cannot be made", "check the name and the scopes", errors) from invalid
-
-
-def _error(found: Any) -> dict[str, str]:
-    pointer = "".join(f"/{escape(str(part))}" for part in found["loc"])
-    return error(pointer, str(found["type"]), str(found["msg"]))
+        detail = "check the name and the scopes"
+        raise Problem(422, "invalid-key", "The key cannot be made", detail, model_errors(invalid)) from invalid
 
 
 @router.post("/v1/keys", status_code=201, summary="Make a key")

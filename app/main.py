@@ -20,12 +20,14 @@ from app import (
     once,
     openapi,
     problems,
+    prune_routes,
     request_routes,
     streams,
     web_routes,
     worker_routes,
 )
 from app.lists import refuse_unknown_parameters
+from app.retention import Retention
 from app.security import Gate
 from app.state import Service
 from jobs.settings import Settings
@@ -41,6 +43,7 @@ ROUTERS = (
     catalog_routes.router,
     worker_routes.router,
     key_routes.router,
+    prune_routes.router,
     health.router,
 )
 
@@ -75,6 +78,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.service = service
     app.state.store, app.state.curves, app.state.folder = service.store, service.curves, service.folder
     app.state.engine = service.engine
+    if (days := service.settings.retention_days) is not None:
+        Retention(service.store, service.folder, days, service.stopping).start()
     try:
         yield
     finally:

@@ -6,12 +6,15 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from app.key_routes import KeyWanted
+from app.prune_routes import PruneWanted
 from jobs.keyring import ADMIN, READ, WRITE
 from jobs.spec import JobSpec
 
 REF = "#/components/schemas/{model}"
+BODIES: dict[str, type[BaseModel]] = {"/v1/keys": KeyWanted, "/v1/prune": PruneWanted}
 
 EXAMPLES: dict[str, Any] = {
     "breast-cancer-mlp": {
@@ -100,7 +103,7 @@ PROBLEM: dict[str, Any] = {
     },
 }
 
-PROBLEM_STATUSES = {"409", "412"}  # told apart from `default` where they are part of the endpoint's meaning
+PROBLEM_STATUSES = {"409", "412", "429", "507"}  # told apart from `default` where they are part of the endpoint's meaning
 PROBLEM_ANSWER: dict[str, Any] = {
     "description": "A problem document",
     "content": {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}},
@@ -145,11 +148,12 @@ def build(app: FastAPI) -> dict[str, Any]:
         "required": True,
         "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "examples": EXAMPLES}},
     }
-    schemas["KeyWanted"] = KeyWanted.model_json_schema(ref_template=REF)
-    document["paths"]["/v1/keys"]["post"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": REF.format(model="KeyWanted")}}},
-    }
+    for path, model in BODIES.items():
+        schemas[model.__name__] = model.model_json_schema(ref_template=REF)
+        document["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}},
+        }
     return document
 
 
@@ -157,6 +161,6 @@ def _security(path: str, method: str) -> list[dict[str, list[str]]]:
     """Without a key, or with one of this scope."""
     if not path.startswith("/v1"):
         return []
-    if path.startswith("/v1/keys"):
+    if path.startswith(("/v1/keys", "/v1/prune")):
         return [{}, {"key": [ADMIN]}]
     return [{}, {"key": [READ if method == "get" else WRITE]}]

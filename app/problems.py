@@ -14,11 +14,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from jobs.arguments import escape
 from jobs.database import is_full, why_away
 from jobs.errors import (
     AnsweredMeanwhile,
@@ -68,6 +70,13 @@ class Problem(Exception):
 def error(pointer: str, code: str, detail: str) -> dict[str, str]:
     """One entry of a problem's `errors`; `pointer` is an RFC 6901 pointer into the body that was sent."""
     return {"pointer": pointer, "code": code, "detail": detail}
+
+
+def model_errors(invalid: ValidationError) -> list[dict[str, str]]:
+    """The entries for a body that is not what its model says."""
+    places = ["".join(f"/{escape(str(part))}" for part in found["loc"]) for found in invalid.errors()]
+    places = ["".join(f"/{escape(str(part))}" for part in found["loc"]) for found in invalid.errors()]
+    return [error(place, str(e["type"]), str(e["msg"])) for place, e in zip(places, invalid.errors(), strict=True)]
 
 
 def not_found(what: str) -> Problem:

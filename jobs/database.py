@@ -94,6 +94,14 @@ def data_version(connection: sa.Connection) -> int | None:
     return int(version)
 
 
+def copy_sqlite(engine: sa.Engine, target: Path) -> None:
+    """A copy of a SQLite database as it is at one moment, while others read and write it. Raises sqlite3.Error."""
+    path = engine.url.database
+    assert path is not None
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)) as connection:
+        connection.execute("VACUUM INTO ?", (str(target),))
+
+
 def sqlite_version() -> tuple[str, bool]:
     """The SQLite library's version, and whether its WAL is free of the reset race."""
     return sqlite3.sqlite_version, sqlite3.sqlite_version_info >= SAFE_WAL_SQLITE

@@ -19,8 +19,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from jobs.errors import UnsafeName
@@ -33,6 +34,7 @@ DELETING = ".deleting"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 CHECKPOINT_NAME = re.compile(r"[0-9]+\.json")  # the manifest, which is written last (workers/trainer/checkpoint.py)
 INCOMING, PREPARED = "incoming-", ".prepared"
+BLOCK_BYTES = 512  # of st_blocks, whatever the disk's own are
 LOG_NAME = re.compile(r"attempt-([1-9][0-9]*)\.log")
 DOOR_NAME = re.compile(r"attempt-([1-9][0-9]*)")
 
@@ -112,7 +114,24 @@ class DataFolder:
         """Gives a copy of another job's weights its final name, as `keep` does."""
         final = self.weights(sha256)
         final.parent.mkdir(parents=True, exist_ok=True)
-        return _kept(incoming, final)
+        with self.exclusively():
+            return _kept(incoming, final)
+
+    def pinned(self) -> list[str]:
+        """The SHA-256 of all pinned weights."""
+        folder = self.root / "weights"
+        return sorted(name for name in os.listdir(folder) if SHA256.fullmatch(name)) if folder.is_dir() else []
+
+    def pinned_at(self, sha256: str) -> datetime | None:
+        """When these weights were pinned last, None when they are not."""
+        try:
+            return datetime.fromtimestamp(self.weights(sha256).stat().st_mtime, UTC)
+        except FileNotFoundError:
+            return None
+
+    def unpin(self, sha256: str) -> None:
+        """Removes pinned weights; a job that starts from them cannot run any more."""
+        self.weights(sha256).unlink(missing_ok=True)
 
     def job(self, job_id: str) -> Path:
         """The folder of one job: all that its trainer may write to."""
@@ -213,9 +232,25 @@ class DataFolder:
             _remove(self.file(sha256_or_job_id))
             _remove(self.prepared(sha256_or_job_id))
 
+    def size_of(self, sha256_or_job_id: str) -> int:
+        """Bytes on disk of an upload with its arrays, or of a job's folder."""
+        if JOB_ID.fullmatch(sha256_or_job_id):
+            return bytes_on_disk(self.job(sha256_or_job_id))
+        return bytes_on_disk(self.file(sha256_or_job_id)) + bytes_on_disk(self.prepared(sha256_or_job_id))
+
     def _mark(self, sha256_or_job_id: str) -> Path:
         path = self.job(sha256_or_job_id) if JOB_ID.fullmatch(sha256_or_job_id) else self.file(sha256_or_job_id)
         return path.with_name(path.name + DELETING)
+
+
+def bytes_on_disk(path: Path) -> int:
+    """What a file or a folder with all that is in it takes, without following links; 0 when there is none."""
+    total = 0
+    with suppress(FileNotFoundError):
+        total += path.lstat().st_blocks * BLOCK_BYTES
+        if path.is_dir() and not path.is_symlink():
+            total += sum(bytes_on_disk(child) for child in path.iterdir())
+    return total
 
 
 def _remove(path: Path) -> None:

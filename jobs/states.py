@@ -35,7 +35,10 @@ TRANSITIONS = (
     Transition("claimed", QUEUED, RUNNING, "a worker with a fitting free device took the oldest job"),
     Transition("requeued", RUNNING, QUEUED, "the attempt ended by no fault of the job and attempts are left"),
     Transition(
-        "given_back", RUNNING, QUEUED, "the worker was told to stop, or a pause was taken back late; uses up no attempt"
+        "given_back",
+        RUNNING,
+        QUEUED,
+        "the worker was told to stop or cannot write its files, or a pause was taken back late; uses up no attempt",
     ),
     Transition("succeeded", RUNNING, SUCCEEDED, "the last epoch is done"),
     Transition("failed", RUNNING, FAILED, "the trainer failed, or no attempts are left"),

@@ -33,6 +33,7 @@ from jobs.reading import to_event, to_jobs
 from jobs.records import Claim, Event, Failure, File, Held, Job, Key, Page, Reply, Worker
 from jobs.replies import Answered, Replies
 from jobs.requests import Requests
+from jobs.retention import Retention
 from jobs.states import QUEUED
 
 __all__ = [
@@ -66,7 +67,7 @@ FRESH = {"state": QUEUED, "attempt": 0, "attempts_spent": 0, "version": 1, "epoc
 ID_RANDOM_BITS = 80
 
 
-class Store(Requests, Keyring, Replies):
+class Store(Requests, Keyring, Replies, Retention):
     """All of the queue. One per process; safe to use from many threads."""
 
     def create_job(

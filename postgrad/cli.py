@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from postgrad import key_commands, launch, render
+from postgrad import care_commands, key_commands, launch, render
 from postgrad.client import Client
 from postgrad.connection import BAD_INPUT, LOCAL, Key, Url, talking
 
@@ -27,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(key_commands.app, name="keys")
+app.command()(care_commands.backup)
+app.command()(care_commands.prune)
 console = Console()
 
 JobId = Annotated[str, typer.Argument(help="Id of the job: job_...")]
@@ -38,7 +40,6 @@ class Origin(StrEnum):
 
     START = "start"
     CHECKPOINT = "checkpoint"
-
 
 
 # ---- the server's side

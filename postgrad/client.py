@@ -89,6 +89,11 @@ class Client:
         body: Body = self._send("POST", f"/v1/keys/{key_id}/revoke").json()
         return body
 
+    def prune(self, wanted: Body) -> Body:
+        """Removes old jobs and files, as POST /v1/prune does; what went."""
+        body: Body = self._send("POST", "/v1/prune", json=wanted).json()
+        return body
+
     def curve(self, job_id: str, max_points: int) -> list[Body]:
         """The series of a job's curve."""
         series: list[Body] = self.get(f"/v1/jobs/{job_id}/metrics", max_points=max_points)["series"]

@@ -171,8 +171,16 @@ def test_catalog_says_what_may_be_named(service: Service) -> None:
 def test_help_lists_every_command(service: Service) -> None:
     shown = ok(service, "--help")
     commands = {"keys", "serve", "worker", "migrate", "submit", "ls", "show", "cancel", "curve", "pull", "upload", "catalog"}
-    commands |= {"pause", "resume", "retry", "rm"}
+    commands |= {"pause", "resume", "retry", "rm", "prune", "backup"}
     assert {name for name in commands if f" {name} " in shown} == commands
+
+
+def test_prune_says_what_would_go_and_wants_an_age(service: Service, finished: str) -> None:
+    assert ok(service, "prune", "--older-than", "0s", "--dry-run").startswith("would go: ")
+    assert ok(service, "prune", "--older-than", "1.5d").startswith("removed: 0 jobs, 0 files, 0 pinned weights; 0 bytes")
+    assert service.job(finished)["status"] == "succeeded"
+    bad = postgrad(service, "prune", "--older-than", "30")
+    assert (bad.returncode, "such as 30d" in bad.stderr) == (2, True)
 
 
 # ---- keys

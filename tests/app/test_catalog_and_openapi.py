@@ -79,6 +79,7 @@ def test_openapi_lists_what_exists_and_only_that(client: httpx.Client) -> None:
         "/v1/keys",
         "/v1/keys/{key_id}/revoke",
         "/health/live",
+        "/v1/prune",
         "/health/ready",
     }
     assert "priority" not in json.dumps(document)

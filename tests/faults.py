@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +84,12 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
 def remount(folder: Path, how: str) -> None:
     """`how` is "ro" or "rw". The mount alone changes (`bind`): a file that is open for writing would keep its disk from it."""
     subprocess.run(["mount", "-o", f"remount,bind,{how}", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file in this folder that takes all the room its disk has."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,8 +134,7 @@ class Watch:
                 self._progress(self._reached)
             if self._ended or not self._untaken:
                 return
-            points = list(takewhile(lambda message: isinstance(message, Points), self._untaken))
-            if points:
+            if points := list(_leading_points(self._untaken)):
                 self._keep(points)
             else:
                 self._handle(self._untaken[0])
@@ -276,6 +274,13 @@ class Watch:
     def _break(self, why: str) -> None:
         self._broken = self._broken or why
         self.child.kill()
+
+
+def _leading_points(messages: Iterable[Message]) -> Iterator[Points]:
+    for message in messages:
+        if not isinstance(message, Points):
+            return
+        yield message
 
 
 def joined(points: Sequence[Points]) -> Series:

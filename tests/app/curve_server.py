@@ -22,6 +22,7 @@ from app.security import Gate
 from app.state import Service
 from jobs.curves import Curves
 from jobs.files import DataFolder
+from jobs.room import Room
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs.queue_of_jobs import add_job, open_store
@@ -51,7 +52,7 @@ class CurveServer:
     def start(self) -> None:
         self.stopping = threading.Event()
         settings = Settings(data_dir=self.folder.root)
-        parts = (settings, self.store.engine, self.store, self.curves, self.folder, Checker(), self.stopping)
+        parts = (settings, self.store.engine, self.store, self.curves, self.folder, Room.of(settings), Checker(), self.stopping)
         app = FastAPI()
         app.state.service = Service(*parts)
         problems.install(app)

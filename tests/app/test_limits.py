@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.problems import from_database
 from tests.app.conftest import Server, environment, good_spec
-from tests.faults import Trouble, locked, remount, small_disk
+from tests.faults import Trouble, fill, locked, remount, small_disk
 from tests.jobs.queue_of_jobs import add_job, open_store
 
 EXABYTE = 2**60
@@ -109,17 +109,6 @@ def on_a_small_disk(tmp_path: Path) -> Iterator[Server]:
             yield server
         finally:
             server.stop()
-
-
-def fill(folder: Path) -> Path:
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            pass
-    return ballast
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:

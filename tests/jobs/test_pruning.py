@@ -29,7 +29,7 @@ class Place:
         self.store, self.folder = open_store(root), DataFolder(root, root / "sets")
 
     def prune(self, **options: bool) -> Pruned:
-        return prune(self.store, self.folder, CUT, **options)  # type: ignore[arg-type]
+        return prune(self.store, self.folder, CUT, **options)
 
     def job(self, ended_at: datetime | None, files: tuple[str, ...] = (), spec: str | None = None) -> Job:
         """One that was cancelled at that time, or waits; with a checkpoint of some size."""

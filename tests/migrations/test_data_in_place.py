@@ -15,7 +15,7 @@ from jobs import tables
 from jobs.curves import Curves
 from jobs.database import open_engine, reading
 from jobs.replies import Answered, Repeatable
-from jobs.store import Failure, Reply, Store
+from jobs.store import Failure, Job, Reply, Store
 from migrations import schema
 from migrations.schema import current, downgrade, head, upgrade
 from tests.jobs.queue_of_jobs import add_job
@@ -37,7 +37,8 @@ def fill(engine: sa.Engine) -> None:
     store.worker_started("w", host="h", pid=1, devices=[{"device": "cpu", "slots": 4}], lease_seconds=30, profiles=OFFERED)
     file, _ = store.add_file(sha256="0f" * 32, name="a.csv", size_bytes=3, preview={"rows": [[1, None]]})
     store.add_key("laptop", ["read", "write"])
-    answered = Answered(Repeatable("anyone", "key", "0" * 64), lambda job: Reply(201, {"location": job.id}, b"\x00\xff"))
+    request = Repeatable("anyone", "key", "0" * 64)
+    answered: Answered[Job] = Answered(request, lambda job: Reply(201, {"location": job.id}, b"\x00\xff"))
     names = ["fails", "cancelled", "paused", "runs", "waits"]
     jobs = {name: add_job(store, name=name, metadata={"a": "ü"}, files=(file.id,)).id for name in names}
     add_job(store, name="strict", profile="strict", answered=answered)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.faults import small_disk
+from tests.faults import fill, small_disk
 from tests.trainer.supervised import Supervised, job, prepare
 from tests.trainer.test_checkpoint import SPEC, same
 from workers.protocol import Checkpointed, Ended, Incident, Message, Points
-from workers.trainer import attempt, recorder
+from workers.trainer import attempt, loop, recorder
 
 DISK_BYTES = 2 * 2**20
 ROOM = SPEC | {"checkpoint": {"every_n_epochs": 1}}
@@ -44,18 +44,6 @@ def undisturbed(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Supervi
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", DISK_BYTES) as folder:
         yield folder
-
-
-def fill(disk: Path) -> Path:
-    """A file that takes all the room there is."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            pass
-    return ballast
 
 
 def at(iteration: int, act: Callable[[], object]) -> Callable[[Supervised, Message], str | None]:
@@ -154,7 +142,7 @@ def test_a_file_that_may_not_grow_is_the_same_as_a_full_disk(
     sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a file system of one's own: the kernel's bound on one file."""
-    before = attempt.train
+    before = loop.train
 
     def train(*arguments: Any) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
@@ -187,7 +175,7 @@ def _no_space(*_: object) -> None:
 
 
 def test_memory_that_is_not_enough_names_the_batch_size(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = attempt.train
+    before = loop.train
 
     def train(*arguments: Any) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -22,6 +22,7 @@ from workers.sandbox import landlock_abi
 STUB = Path(__file__).with_name("zygote_with_stub.py")
 REPOSITORY = STUB.parents[2]
 PATIENCE_SECONDS = 60.0
+RAISE: dict[str, Any] = {"raise": True}  # a keyword of the language
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the zygote is for Linux")
 
@@ -48,7 +49,7 @@ def until(launcher: Launcher, condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
-def launch(launcher: Launcher, folder: Path, log_file: Path | None = None, **plan: Any) -> Child:
+def launch(launcher: Launcher, folder: Path, log_file: Path | None = None, /, **plan: Any) -> Child:
     job = folder / "job"
     job.mkdir(exist_ok=True)
     assignment = Assignment("job_1", 1, json.dumps(plan), "cpu", 1, "/nowhere", str(job))
@@ -103,7 +104,7 @@ def test_a_child_writes_into_its_own_folder_only(zygote: ZygoteLauncher, tmp_pat
 
 
 def test_how_a_child_ended_is_told(zygote: ZygoteLauncher, tmp_path: Path) -> None:
-    killed, failed = launch(zygote, tmp_path, die=True), launch(zygote, tmp_path, **{"raise": True})
+    killed, failed = launch(zygote, tmp_path, die=True), launch(zygote, tmp_path, **RAISE)
     until(zygote, lambda: killed.exit and failed.exit)
     assert killed.exit is not None
     assert failed.exit is not None
@@ -208,7 +209,7 @@ def test_a_log_that_cannot_be_written_stops_no_job(zygote: ZygoteLauncher, tmp_p
 
 
 def test_an_exception_that_cannot_be_logged_is_an_ordinary_end(zygote: ZygoteLauncher, tmp_path: Path) -> None:
-    child = launch(zygote, tmp_path, Path("/dev/full"), **{"raise": True})
+    child = launch(zygote, tmp_path, Path("/dev/full"), **RAISE)
     until(zygote, lambda: child.exit)
     assert child.exit is not None
     assert (child.exit.status, child.exit.signal) == (1, None)

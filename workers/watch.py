@@ -44,6 +44,7 @@ TIMEOUT_GRACE_SECONDS = 5.0
 # Of one attempt. A trainer tells of 100 and of at most as many rollbacks; more are a hostile one's.
 MAX_INCIDENTS = 250
 MAX_TEXT_CHARACTERS = 2000
+MAX_CHECKPOINT_EVENTS = 10_000
 # A process that has closed its channel or said its last word has this long to end.
 EXIT_GRACE_SECONDS = 5.0
 # A job that writes without end fills a gigabyte or so of disk between two looks.
@@ -89,7 +90,8 @@ class Watch:
         self._log_bound, self._usage, self._look_at = log_bound, usage, 0.0
         self._excess: str | None = None  # the bound that it broke
         self._kill_at: float | None = None
-        self._incidents = 0
+        self._started = False
+        self._incidents = self._checkpoints = 0
         self._untaken: deque[Message] = deque()
         self._reached: Points | None = None  # stored, but the job does not say so yet
         self._cause: tuple[str, str] | None = None
@@ -145,9 +147,7 @@ class Watch:
             case Started():
                 self._start(message)
             case Checkpointed():
-                detail = {"iteration": message.iteration, "epoch": message.epoch}
-                text = f"a checkpoint of iteration {message.iteration} is on disk"
-                self._store.noted(*self._key, "checkpoint", text, detail)
+                self._saved(message)
             case Incident():
                 self._happened(message)
             case Ended():
@@ -155,7 +155,16 @@ class Watch:
             case _:
                 raise ProtocolError(f"a trainer does not send {message.kind!r}")
 
+    def _saved(self, message: Checkpointed) -> None:
+        """An event, up to a number that only a hostile trainer or a very long run comes to; the rest are not written down."""
+        if self._checkpoints < MAX_CHECKPOINT_EVENTS:
+            detail = {"iteration": message.iteration, "epoch": message.epoch}
+            self._store.noted(*self._key, "checkpoint", f"a checkpoint of iteration {message.iteration} is on disk", detail)
+        self._checkpoints += 1
+
     def _start(self, message: Started) -> None:
+        if self._started:
+            raise ProtocolError("it started twice")
         if self.claim.attempt > 1:
             self._curves.truncate(*self._key, message.resumed_from)
         self._store.started(
@@ -169,6 +178,7 @@ class Watch:
             resumed_from=message.resumed_from,
             notes=message.notes,
         )
+        self._started = True
 
     def _happened(self, incident: Incident) -> None:
         if self._incidents >= MAX_INCIDENTS:

@@ -68,6 +68,31 @@ def test_a_curve_of_too_many_series_or_of_an_endless_name_fails_its_job(place: P
     driver.supervisor.close()
 
 
+# ---- events
+
+
+def test_checkpoints_without_end_are_not_all_written_down(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.watch.MAX_CHECKPOINT_EVENTS", 3)
+    driver = Driver(place, worker(place))
+    job = driver.until_ended(place.submit(iterations=100))
+    assert (job.state, place.kinds(job.id).count("checkpoint")) == ("succeeded", 3)
+    driver.supervisor.close()
+
+
+def test_a_trainer_that_starts_twice_ends_its_attempt(place: Place) -> None:
+    def start_twice(assignment: Assignment, sock: Any) -> None:
+        for _ in range(2):
+            Channel(sock).send(Started({}, {}, {"total": 1, "trainable": 1}, 9, 9, 0, []))
+        signal.pause()
+
+    driver = Driver(place, worker(place, StubLauncher(start_twice)))
+    job = driver.until_ended(place.submit())
+    assert job.failure is not None
+    assert (job.failure.reason, job.attempt) == ("crashed", 3)
+    assert "it started twice" in job.failure.message
+    driver.supervisor.close()
+
+
 # ---- logs
 
 

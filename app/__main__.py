@@ -11,12 +11,15 @@ import uvicorn
 from pydantic import ValidationError
 
 from app.main import create_app
+from app.protocol import Protocol, room
 from app.security import ServerRefuses, check_settings
+from jobs.database import open_engine
+from jobs.errors import DatabaseUnfit
 from jobs.settings import Settings
 
 # An open stream would otherwise keep the server from ever stopping; streams end themselves at the signal, this is the backstop.
 SHUTDOWN_SECONDS = 5
-REFUSED = 2  # exit code: the settings are at fault
+REFUSED = 2  # exit code: the settings are at fault, or the place that they name
 
 
 class Server(uvicorn.Server):
@@ -34,14 +37,16 @@ class Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Exit code 0 after a clean stop, 2 when the settings are refused."""
+    """Exit code 0 after a clean stop, 2 when the settings or the database are refused."""
     try:
         settings = Settings()
         check_settings(settings)
-    except (ServerRefuses, ValidationError) as problem:
+        open_engine(settings).dispose()  # here, where it can be said in a sentence
+    except (ServerRefuses, ValidationError, DatabaseUnfit) as problem:
         print(f"postgrad: {problem}", file=sys.stderr)
         return REFUSED
     app = create_app(settings)
+    fits = room()
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -49,6 +54,10 @@ def main() -> int:
         log_level=settings.log_level,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
+        http=Protocol,
+        ws="none",
+        limit_concurrency=fits.connections,
+        backlog=fits.backlog,
     )
     Server(config, app.state.stopping).run()
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import os
@@ -46,7 +47,11 @@ def list_artifacts(parts: Parts, job_id: str) -> JSONResponse:
     """Every finished artifact."""
     job = parts.store.job(job_id)
     folder = parts.folder.artifacts(job.id)
-    return JSONResponse(envelope([_body(job.id, folder / name) for name in _finished(folder)], key="name"))
+    bodies = []
+    for name in _finished(folder):
+        with contextlib.suppress(FileNotFoundError):  # a retry or a deletion has just removed it
+            bodies.append(_body(job.id, folder / name))
+    return JSONResponse(envelope(bodies, key="name"))
 
 
 def _finished(folder: Path) -> list[str]:
@@ -89,7 +94,10 @@ def _media_type(path: Path) -> str:
 def download(request: Request, parts: Parts, job_id: str, name: str) -> Response:
     """The file. `ETag` and `Repr-Digest` are its SHA-256; one byte range may be asked for."""
     path = _find(parts, parts.store.job(job_id).id, name)
-    digest = sha256(path)
+    try:
+        digest = sha256(path)
+    except FileNotFoundError as gone:  # by a retry or a deletion, a moment ago
+        raise not_found("this artifact") from gone
     tag = f'"{digest.hex()}"'
     shown = f"sha-256=:{base64.b64encode(digest).decode()}:"
     headers = {"ETag": tag, "Repr-Digest": shown, "Cache-Control": "no-cache"}

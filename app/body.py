@@ -6,20 +6,27 @@ JSON that no spec can mean (422). Each of these would otherwise surface later, a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 
-from app.problems import Problem, error, invalid_spec, not_understood, too_large, wrong_media_type
+from app.problems import Problem, error, invalid_spec, not_understood, too_large, too_slow, wrong_media_type
 from jobs.arguments import escape
 
 MAX_BODY_BYTES = 2 * 2**20
+BODY_SECONDS = 30.0  # for a whole JSON body
+SILENCE_SECONDS = 60.0  # between two pieces of an upload, which may take as long as it needs
 MAX_DEPTH = 32
+MAX_VALUES = 100_000  # two megabytes of brackets are a second's work, and seconds more for the spec's reader
 MAX_INTEGER_DIGITS = 40  # a longer one is read as a float: Python refuses to parse 4,300 digits and is slow before that
 MAX_ERRORS = 100
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class _Doubled(dict[str, Any]):
@@ -33,7 +40,12 @@ async def read_json(request: Request) -> object:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (media_type.startswith("application/") and media_type.endswith("+json")):
         raise wrong_media_type("application/json")
-    return decode(await read_bytes(request, MAX_BODY_BYTES))
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            data = await read_bytes(request, MAX_BODY_BYTES)
+    except TimeoutError as late:
+        raise too_slow(f"the body did not come within {BODY_SECONDS:g} seconds") from late
+    return await run_in_threadpool(decode, data)  # streams go on meanwhile
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:
@@ -50,8 +62,24 @@ async def read_bytes(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
+async def pieces(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises Problem 408 when nothing comes for SILENCE_SECONDS."""
+    stream = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                piece = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as late:
+            raise too_slow(f"nothing came for {SILENCE_SECONDS:g} seconds") from late
+        yield piece
+
+
 def decode(data: bytes) -> object:
     """JSON text to Python values, refusing what the module's text names. Raises Problem."""
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:  # never less than there are values, but for one
+        raise invalid_spec([error("", "too_large", f"the document holds more than {MAX_VALUES} values")])
     try:
         value: object = json.loads(
             data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_not_a_number, parse_int=_integer
@@ -120,7 +148,7 @@ def _odd_members(value: dict[str, Any], pointer: str, depth: int) -> Iterator[di
 
 def is_text(value: str) -> bool:
     """False for text that cannot be written as UTF-8, or that PostgreSQL cannot hold."""
-    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+    return _NO_TEXT.search(value) is None
 
 
 def _too_deep(pointer: str) -> dict[str, str]:

@@ -27,12 +27,13 @@ async def live() -> JSONResponse:
 
 @router.get("/health/ready", summary="Can jobs be taken", responses={503: {"description": "Not yet, or not any more"}})
 def ready(parts: Parts) -> JSONResponse:
-    """200 when the schema is current and the checker is warm; each check says what it found."""
+    """200 when the schema is current and the checker is warm; each check says what it found. "degraded" is 200 too: all can be
+    read, but new jobs and uploads are refused because the disk is nearly full."""
     checks = {name: check(parts) for name, check in CHECKS.items()}
-    ok = all(check["ok"] for check in checks.values())
+    ok = all(check["ok"] for name, check in checks.items() if name != DISK)
     headers = {} if ok else {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    body = {"status": "ready" if ok else "not ready", "checks": checks}
-    return JSONResponse(body, 200 if ok else 503, headers)
+    status = "not ready" if not ok else "ready" if checks[DISK]["ok"] else "degraded"
+    return JSONResponse({"status": status, "checks": checks}, 200 if ok else 503, headers)
 
 
 def _schema(parts: Service) -> Check:
@@ -82,8 +83,20 @@ def _sqlite(parts: Service) -> Check:
     return _check(True, f"SQLite {version}{warning}", version=version, wal_reset_safe=safe)
 
 
+def _disk(parts: Service) -> Check:
+    why = parts.room.shortage()
+    return _check(why is None, why or f"at least {parts.room.floor_bytes} bytes are free")
+
+
 def _check(ok: bool, detail: str, **more: Any) -> Check:
     return {"ok": ok, "detail": detail, **more}
 
 
-CHECKS: dict[str, Callable[[Service], Check]] = {"schema": _schema, "checker": _checker, "torch": _torch, "sqlite": _sqlite}
+DISK = "disk"
+CHECKS: dict[str, Callable[[Service], Check]] = {
+    "schema": _schema,
+    "checker": _checker,
+    "torch": _torch,
+    "sqlite": _sqlite,
+    DISK: _disk,
+}

@@ -48,15 +48,12 @@ def pinned(parts: Service, spec: JobSpec) -> Iterator[Pin | None]:
         yield None
         return
     source = _source(parts, spec.model.init_from)
-    copy = parts.folder.incoming()
-    try:
+    with parts.folder.incoming() as copy:
         digest = _copied(source, copy)
         if spec.model.init_from.sha256 not in (None, digest):
             detail = f"the artifact's digest is {digest}; it has changed, or is another one"
             raise invalid_spec([error("/model/init_from/sha256", "digest_mismatch", detail)])
         yield Pin(parts.folder, copy, digest)
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 def _source(parts: Service, init_from: InitFrom) -> Path:

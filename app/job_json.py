@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from jobs.states import RUNNING
 from jobs.store import Job
 
+ENTITY_TAG = re.compile(r'(?:W/)?"([0-9]{1,18})-[0-9]{1,18}"')
 LONGEST_ESTIMATE_SECONDS = 10 * 365 * 86_400
 
 
@@ -51,13 +53,21 @@ def job_body(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
 def links(job_id: str) -> dict[str, str]:
     """Where the rest of a job is."""
     root = f"/v1/jobs/{job_id}"
-    parts = ("metrics", "stream", "events", "logs", "artifacts", "cancel")
+    parts = ("metrics", "stream", "events", "logs", "artifacts", "cancel", "pause", "resume", "retry")
     return {"self": root} | {part: f"{root}/{part}" for part in parts}
 
 
 def entity_tag(job: Job) -> str:
     """Weak: the same state of the job may be written with another estimate of its end."""
     return f'W/"{job.version}-{sum((job.waiting or "").encode())}"'
+
+
+def versions_in(if_match: str | None) -> frozenset[int] | None:
+    """The versions that If-Match lets pass; None is any. The tag is weak because of what is worked out at each read; what is
+    stored is compared strictly, so `waiting` may have changed."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    return frozenset(int(match[1]) for tag in if_match.split(",") if (match := ENTITY_TAG.fullmatch(tag.strip())))
 
 
 def _failure(job: Job) -> dict[str, str] | None:

@@ -1,4 +1,4 @@
-"""/v1/jobs: create, list, read, cancel, and what happened to a job and why."""
+"""/v1/jobs: create, list, read, and what happened to a job and why. What may be asked of one is in app/request_routes.py."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.body import read_json
+from app.callers import Asking
 from app.checker import Answer, CheckerUnavailable
 from app.init_from import pinned
 from app.job_json import entity_tag, job_body, timestamp
+from app.limits import check_timeout, need_room, with_timeout
 from app.lists import After, Limit, Order, envelope
 from app.log_tail import tail
+from app.once import Once
 from app.problems import error, invalid_spec, not_found, unavailable
 from app.state import Parts, Service
 from app.uploads import Named, named
 from jobs.errors import UnsafeName
+from jobs.keyring import CODE
 from jobs.profiles import STRICT
 from jobs.spec import SpecProblem, offer_for, parse, posted, profile_of, threads_for
 from jobs.states import ended
@@ -41,15 +45,27 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
     "/v1/jobs",
     status_code=201,
     summary="Create and queue a job",
-    responses={200: {"description": "With validate_only: what the spec would build; nothing was queued"}},
+    responses={
+        200: {"description": "With validate_only: what the spec would build; nothing was queued"},
+        429: {"description": "As many jobs wait as may"},
+        507: {"description": "The disk is nearly full"},
+    },
 )
 def create_job(
     parts: Parts,
+    caller: Asking,
+    once: Once,
     body: Annotated[Any, Depends(read_json)],
     validate_only: Annotated[bool, Query(description="Build and describe it, and queue nothing.")] = False,
 ) -> JSONResponse:
     """Checks the spec by building it, and queues the job. Nothing is queued unchecked."""
-    spec = parse(body)
+    if not validate_only:
+        once.look(body)
+        need_room(parts)
+    spec = parse(with_timeout(body, parts.settings))
+    check_timeout(spec, parts.settings)
+    if (profile := profile_of(spec)) == STRICT:
+        caller.needs(CODE, "a job that brings its own program")
     canonical = spec.canonical()
     uploads = named(parts, spec)
     with pinned(parts, spec) as pin:
@@ -74,7 +90,13 @@ def create_job(
         threads=threads_for(spec),
         files=uploads.files,
         profile=offer_for(spec),
+        max_queued=parts.settings.max_queued_jobs,
+        answered=once.keeping(_created),
     )
+    return _created(job)
+
+
+def _created(job: Job) -> JSONResponse:
     return JSONResponse(job_body(job, {}), 201, {"Location": f"/v1/jobs/{job.id}", "ETag": entity_tag(job)})
 
 
@@ -161,18 +183,6 @@ async def _wait(request: Request, parts: Service, job_id: str, seconds: int, if_
         if await request.is_disconnected():
             return job
         await asyncio.sleep(WAIT_STEP_SECONDS)
-
-
-@router.post(
-    "/v1/jobs/{job_id}/cancel",
-    summary="Ask a job to stop",
-    responses={202: {"description": "Asked; the job runs until its process has stopped"}},
-)
-def cancel_job(parts: Parts, job_id: str) -> JSONResponse:
-    """Safe to repeat; a job that has ended stays as it ended."""
-    job = parts.store.request_cancel(job_id)
-    status = 200 if ended(job.state) else 202
-    return JSONResponse(job_body(job, parts.curves.summary(job.id)), status, {"ETag": entity_tag(job)})
 
 
 @router.get("/v1/jobs/{job_id}/events", summary="What happened to a job, and why")

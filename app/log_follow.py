@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from jobs.errors import UnsafeName
 from jobs.files import DataFolder
 
@@ -35,6 +37,8 @@ class LogFollower:
     def _next_bytes(self) -> bytes:
         try:
             with self._folder.log(self._job_id, self._attempt).open("rb") as log:
+                # Its middle may have been cut out (workers/log_bound.py): then go on at its end.
+                self._offset = min(self._offset, log.seek(0, os.SEEK_END))
                 log.seek(self._offset)
                 data = log.read(READ_BYTES)
         except (FileNotFoundError, UnsafeName):

@@ -16,13 +16,18 @@ from app import (
     file_routes,
     health,
     job_routes,
+    key_routes,
+    once,
     openapi,
     problems,
+    prune_routes,
+    request_routes,
     streams,
     web_routes,
     worker_routes,
 )
 from app.lists import refuse_unknown_parameters
+from app.retention import Retention
 from app.security import Gate
 from app.state import Service
 from jobs.settings import Settings
@@ -30,12 +35,15 @@ from jobs.settings import Settings
 DESCRIPTION = "POST a spec, watch the gradient descend: trains PyTorch models that are described by one JSON document."
 ROUTERS = (
     job_routes.router,
+    request_routes.router,
     curve_routes.router,
     streams.router,
     artifact_routes.router,
     file_routes.router,
     catalog_routes.router,
     worker_routes.router,
+    key_routes.router,
+    prune_routes.router,
     health.router,
 )
 
@@ -55,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = chosen
     app.state.stopping = threading.Event()
     problems.install(app)
+    once.install(app)
     for router in ROUTERS:
         app.include_router(router)
     web_routes.mount(app)
@@ -69,6 +78,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.service = service
     app.state.store, app.state.curves, app.state.folder = service.store, service.curves, service.folder
     app.state.engine = service.engine
+    if (days := service.settings.retention_days) is not None:
+        Retention(service.store, service.folder, days, service.stopping).start()
     try:
         yield
     finally:

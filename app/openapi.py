@@ -6,11 +6,16 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
+from app.key_routes import KeyWanted
+from app.prune_routes import PruneWanted
+from jobs.keyring import ADMIN, READ, WRITE
 from jobs.model_examples import EXAMPLES as MODELS
 from jobs.spec import JobSpec
 
 REF = "#/components/schemas/{model}"
+BODIES: dict[str, type[BaseModel]] = {"/v1/keys": KeyWanted, "/v1/prune": PruneWanted}
 
 EXAMPLES: dict[str, Any] = {
     "breast-cancer-mlp": {
@@ -100,10 +105,17 @@ PROBLEM: dict[str, Any] = {
     },
 }
 
+PROBLEM_STATUSES = {"409", "412", "429", "507"}  # told apart from `default` where they are part of the endpoint's meaning
 PROBLEM_ANSWER: dict[str, Any] = {
     "description": "A problem document",
     "content": {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}},
 }
+
+
+KEYS = (
+    "`pg_...`, made by POST /v1/keys. A server on a loopback address needs none. Scopes: read for every GET, write for what "
+    "changes something, code for jobs of exported or Python models on top of write, admin for everything and for keys."
+)
 
 
 def install(app: FastAPI) -> None:
@@ -126,14 +138,31 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas.update({"JobSpec": spec, "Problem": PROBLEM})
     for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own shape, which this API never answers with
         schemas.pop(unused, None)
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{}, {"key": []}]
-    for path in document["paths"].values():
-        for operation in path.values():
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": KEYS}}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            operation["security"] = _security(path, method)
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = PROBLEM_ANSWER
+            for status in PROBLEM_STATUSES & operation["responses"].keys():
+                operation["responses"][status] = PROBLEM_ANSWER | operation["responses"][status]
     document["paths"]["/v1/jobs"]["post"]["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "examples": EXAMPLES}},
     }
+    for path, model in BODIES.items():
+        schemas[model.__name__] = model.model_json_schema(ref_template=REF)
+        document["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}},
+        }
     return document
+
+
+def _security(path: str, method: str) -> list[dict[str, list[str]]]:
+    """Without a key, or with one of this scope."""
+    if not path.startswith("/v1"):
+        return []
+    if path.startswith(("/v1/keys", "/v1/prune")):
+        return [{}, {"key": [ADMIN]}]
+    return [{}, {"key": [READ if method == "get" else WRITE]}]

@@ -5,6 +5,7 @@ An answer never repeats what was sent: it names the place (a JSON pointer into t
 
 from __future__ import annotations
 
+import errno
 import http
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,34 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from jobs.arguments import escape
+from jobs.database import is_full, why_away
+from jobs.errors import (
+    AnsweredMeanwhile,
+    FileInUse,
+    KeyReused,
+    QueueFull,
+    UnknownFile,
+    UnknownJob,
+    UnknownKey,
+    VersionDiffers,
+    WrongState,
+)
 from jobs.spec import InvalidSpec
-from jobs.store import UnknownFile, UnknownJob
 
 Errors = Sequence[Mapping[str, str]]
 RETRY_AFTER_SECONDS = 2
+QUEUE_AFTER_SECONDS = 10
+ROOM_AFTER_SECONDS = 60  # somebody has to make it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+CHANGED = "the job has changed since the read that gave the tag in If-Match: read it again, and then decide"
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +72,13 @@ def error(pointer: str, code: str, detail: str) -> dict[str, str]:
     return {"pointer": pointer, "code": code, "detail": detail}
 
 
+def model_errors(invalid: ValidationError) -> list[dict[str, str]]:
+    """The entries for a body that is not what its model says."""
+    places = ["".join(f"/{escape(str(part))}" for part in found["loc"]) for found in invalid.errors()]
+    places = ["".join(f"/{escape(str(part))}" for part in found["loc"]) for found in invalid.errors()]
+    return [error(place, str(e["type"]), str(e["msg"])) for place, e in zip(places, invalid.errors(), strict=True)]
+
+
 def not_found(what: str) -> Problem:
     return Problem(404, "not-found", "Not found", f"{what} does not exist")
 
@@ -66,6 +93,11 @@ def too_large(limit_bytes: int) -> Problem:
     return Problem(413, "too-large", "The body is too large", detail)
 
 
+def too_slow(detail: str) -> Problem:
+    """408: the body did not come in time."""
+    return Problem(408, "too-slow", "The body came too slowly", detail, headers={"Connection": "close"})
+
+
 def wrong_media_type(wanted: str) -> Problem:
     return Problem(415, "unsupported-media-type", "Unsupported media type", f"send this as {wanted}")
 
@@ -75,6 +107,18 @@ def invalid_spec(errors: Errors) -> Problem:
     count = len(errors)
     detail = "the spec has one problem" if count == 1 else f"the spec has {count} problems"
     return Problem(422, "invalid-spec", "The job spec is not valid", detail, errors)
+
+
+def idempotency_conflict() -> Problem:
+    """409: the first request with this key is not answered yet, or was just now."""
+    detail = "a request with this Idempotency-Key is being answered; ask again in a moment"
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return Problem(409, "idempotency-key-in-use", "The first request is still running", detail, headers=headers)
+
+
+def _idempotency_key_reused() -> Problem:
+    detail = "this Idempotency-Key came with another request before; send a new request under a new key"
+    return Problem(422, "idempotency-key-reused", "The idempotency key is used", detail)
 
 
 def unavailable(slug: str, detail: str) -> Problem:
@@ -123,9 +167,35 @@ def _from_http(exception: HTTPException) -> Problem:
     return Problem(exception.status_code, slug, phrase, str(exception.detail), headers=exception.headers)
 
 
-def _from_database(exception: OperationalError) -> Problem:
-    log.error("the database refused a statement: %s", exception.orig)
+def _queue_full(exception: QueueFull) -> Problem:
+    headers = {"Retry-After": str(QUEUE_AFTER_SECONDS)}
+    return Problem(429, "queue-full", "Too many jobs wait", f"{exception}; nothing was queued", headers=headers)
+
+
+def no_room(detail: str) -> Problem:
+    """507: nothing was done; the same request works when there is room again."""
+    return Problem(507, "no-room", "No room on the disk", detail, headers={"Retry-After": str(ROOM_AFTER_SECONDS)})
+
+
+def from_database(exception: SQLAlchemyError) -> Problem:
+    """503, or 507 when the disk is full. What the driver says may hold an address and stays in the log."""
+    if is_full(exception):
+        log.error("the database is full: %s", why_away(exception))
+        return no_room("the database's disk is full; what is stored can be read, and nothing more can be stored")
+    log.error("the database refused a statement: %s", why_away(exception))
     return unavailable("database-unavailable", "the database cannot be used now; /health/ready says more")
+
+
+def _from_system(exception: OSError) -> Problem:
+    """A volume that is full or read-only is the operator's to see to, and no fault of the request."""
+    if exception.errno in FULL:
+        log.error("the data folder is full: %s", exception)
+        return no_room("the data folder's disk is full; what is stored can be read, and nothing more can be stored")
+    if exception.errno in READ_ONLY:
+        log.error("the data folder cannot be written: %s", exception)
+        return unavailable("storage-unavailable", "the data folder cannot be written; what is stored can be read")
+    log.error("the system refused something", exc_info=exception)
+    return _from_anything(exception)
 
 
 def _from_anything(_exception: Exception) -> Problem:
@@ -137,9 +207,18 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     InvalidSpec: _from_spec,
     UnknownJob: lambda _: not_found("this job"),
     UnknownFile: lambda _: not_found("this file"),
+    UnknownKey: lambda _: not_found("this key"),
+    AnsweredMeanwhile: lambda _: idempotency_conflict(),
+    KeyReused: lambda _: _idempotency_key_reused(),
+    QueueFull: _queue_full,
+    WrongState: lambda wrong: Problem(409, "wrong-state", "Not in this state", str(wrong)),
+    FileInUse: lambda used: Problem(409, "file-in-use", "The file is in use", str(used)),
+    VersionDiffers: lambda _: Problem(412, "job-changed", "The job has changed", CHANGED),
     RequestValidationError: _from_parameters,
     HTTPException: _from_http,
-    OperationalError: _from_database,
+    OperationalError: from_database,
+    PoolTimeout: from_database,
+    OSError: _from_system,
     ClientDisconnect: lambda _: not_understood("the client went away before the body was whole"),
     Exception: _from_anything,
 }

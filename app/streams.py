@@ -15,6 +15,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import StreamingResponse
 
+from app.callers import Asking, Pass
 from app.curve_json import dumps, series_body
 from app.curve_routes import MAX_CURSOR_CHARACTERS, CursorText, invalid_cursor
 from app.feeds import Feed, Feeds
@@ -53,6 +54,7 @@ async def feeds(request: Request, parts: Parts) -> Feeds:
 )
 async def stream_job(
     parts: Parts,
+    caller: Asking,
     feeds: Annotated[Feeds, Depends(feeds)],
     job_id: str,
     cursor: CursorText = None,
@@ -66,14 +68,15 @@ async def stream_job(
         parts.curves.read(job_id, names=[], cursor=since)
     except InvalidCursor as reason:
         raise invalid_cursor("Last-Event-ID" if last_event_id else "cursor", reason) from reason
-    return StreamingResponse(_events(parts, feeds, job_id, since), media_type=MEDIA_TYPE, headers=HEADERS)
+    events = _events(parts, feeds, job_id, since, Pass(caller, parts.store))
+    return StreamingResponse(events, media_type=MEDIA_TYPE, headers=HEADERS)
 
 
-async def _events(parts: Service, feeds: Feeds, job_id: str, since: str | None) -> AsyncIterator[bytes]:
+async def _events(parts: Service, feeds: Feeds, job_id: str, since: str | None, allowed: Pass) -> AsyncIterator[bytes]:
     with feeds.watching(job_id) as feed:
         listener = Listener(feed, LogFollower(parts.folder, job_id, feed.job.attempt, only_new=since is not None), since)
         yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
-        while not parts.stopping.is_set() and not feed.gone:
+        while not parts.stopping.is_set() and not feed.gone and allowed.holds():
             change, job = feed.change(), feed.job
             frames = listener.frames()
             for frame in frames:
@@ -85,6 +88,8 @@ async def _events(parts: Service, feeds: Feeds, job_id: str, since: str | None) 
                 return
             elif not await _happens(change, listener.patience()) and not listener.owes_status:
                 yield HEARTBEAT
+        if feed.gone:
+            yield event("end", dumps({"status": "deleted"}))
 
 
 async def _happens(change: asyncio.Event, seconds: float) -> bool:

@@ -13,8 +13,9 @@ from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.body import is_text
+from app.body import is_text, pieces
 from app.problems import Problem, error, not_understood, too_large, wrong_media_type
+from jobs.names import NOT_PLAIN, is_plain_name
 
 PART = "file"
 NOT_TAKEN = "The file cannot be taken"
@@ -37,7 +38,7 @@ class _Receiver:
     """The parser's callbacks: one part named `file` goes to disk, any other part is an error."""
 
     def __init__(self, target: BinaryIO, limit: int) -> None:
-        self._target, self._limit = target, limit
+        self._target, self.limit = target, limit
         self.digest, self.size = hashlib.sha256(), 0
         self.name, self.media_type, self.complete = "", None, False
         self._header, self._value = bytearray(), bytearray()
@@ -73,8 +74,8 @@ class _Receiver:
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         self.size += end - start
-        if self.size > self._limit:
-            raise too_large(self._limit)
+        if self.size > self.limit:
+            raise too_large(self.limit)
         piece = data[start:end]
         self.digest.update(piece)
         self._target.write(piece)
@@ -102,7 +103,11 @@ async def receive(request: Request, path: Path, limit: int) -> Upload:
 async def _parse(request: Request, boundary: bytes, receiver: _Receiver) -> None:
     try:
         parser = MultipartParser(boundary, receiver.callbacks())  # type: ignore[arg-type]
-        async for chunk in request.stream():
+        received = 0
+        async for chunk in pieces(request):
+            received += len(chunk)
+            if received > receiver.limit + FRAMING_BYTES:  # parts and endings without end are no part's data
+                raise too_large(receiver.limit)
             await run_in_threadpool(parser.write, chunk)  # hashes and writes: not on the event loop
     except FormParserError as problem:
         raise not_understood("the body is not multipart/form-data") from problem
@@ -111,6 +116,8 @@ async def _parse(request: Request, boundary: bytes, receiver: _Receiver) -> None
 def _plain_name(sent: str) -> str:
     """The file's own name without the folders that some clients send; it is shown, never used as a path."""
     name = sent.replace("\\", "/").rpartition("/")[2][:MAX_NAME_CHARACTERS]
-    if not name or not is_text(name):
+    if name in ("", ".", "..") or not is_text(name):
         raise Problem(422, "invalid-file", NOT_TAKEN, "the file has no usable name")
+    if not is_plain_name(name):
+        raise Problem(422, "invalid-file", NOT_TAKEN, NOT_PLAIN, [error("", "not_plain", NOT_PLAIN)])
     return name

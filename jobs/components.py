@@ -27,6 +27,16 @@ class OneOrMore:
         return {"anyOf": [several["items"], several]}
 
 
+class TypeAlone:
+    """The schema of an object that may be written as its `type` where nothing else is said; `parse` makes the object."""
+
+    def __init__(self, *types: str) -> None:
+        self._types = types
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "enum": list(self._types)}, handler(core_schema)]}
+
+
 class Component(BaseModel):
     """A class of torch (or torchmetrics) by name, and the keyword arguments that were given."""
 

@@ -16,10 +16,13 @@ import sqlalchemy as sa
 from jobs import series as rows
 from jobs.cursors import NOTHING_YET, Cursor
 from jobs.database import reading, writing
+from jobs.errors import CurveFull
 from jobs.pyramid import Steps, Values
 from jobs.series import Point, StoredSeries
 
 DEFAULT_MAX_POINTS = 2000
+MAX_SERIES = 1000
+MAX_NAME_CHARACTERS = 200  # the column's
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,36 @@ class CurveView:
 class Curves:
     """All curves in one database."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: sa.Engine, max_points: int | None = None) -> None:
+        """`max_points` bounds each curve, all its series together."""
+        self.engine, self._max_points = engine, max_points
 
     def append(self, job_id: str, attempt: int, series: Mapping[str, tuple[Steps, Values]]) -> None:
         """Adds points (steps int64, values float64 of equal length), all of them or none.
 
         Raises LostLease when this attempt no longer runs the job, StepsOutOfOrder when a step is not greater than the one
-        before: so an append that is sent twice is refused the second time, never stored twice.
+        before: so an append that is sent twice is refused the second time, never stored twice. Raises CurveFull when the curve
+        would have too many points or series, or a series a name that is too long.
         """
         for name, (steps, values) in series.items():
             rows.check_steps(name, steps, values)
         with writing(self.engine) as connection:
             rows.hold(connection, job_id, attempt)
             known = {each.name: each for each in rows.load(connection, [job_id])[job_id]}
+            self._check_bounds(known, series)
             for name, (steps, values) in series.items():
                 if len(steps):
                     rows.extend(connection, job_id, known, name, steps, values)
             rows.bump(connection, job_id, revisions=0)
+
+    def _check_bounds(self, known: Mapping[str, StoredSeries], series: Mapping[str, tuple[Steps, Values]]) -> None:
+        if len(known.keys() | series.keys()) > MAX_SERIES:
+            raise CurveFull(f"a curve has at most {MAX_SERIES} series")
+        if (longest := max(map(len, series), default=0)) > MAX_NAME_CHARACTERS:
+            raise CurveFull(f"the name of a series has at most {MAX_NAME_CHARACTERS} characters, not {longest}")
+        total = sum(each.total for each in known.values()) + sum(len(steps) for steps, _ in series.values())
+        if self._max_points is not None and total > self._max_points:
+            raise CurveFull(f"the curve has no room for more than {self._max_points} points (POSTGRAD_MAX_CURVE_POINTS)")
 
     def truncate(self, job_id: str, attempt: int, after_step: int) -> None:
         """Drops every point whose step is greater than `after_step`. A curve without such points keeps its revision.
@@ -76,11 +91,7 @@ class Curves:
         """
         with writing(self.engine) as connection:
             rows.hold(connection, job_id, attempt)
-            longer = [each for each in rows.load(connection, [job_id])[job_id] if each.last_step > after_step]
-            for each in longer:
-                rows.cut(connection, job_id, each, after_step)
-            if longer:
-                rows.remember_truncation(connection, job_id, after_step)
+            rows.drop_after(connection, job_id, after_step)
 
     def read(
         self,

@@ -20,18 +20,20 @@ import sqlalchemy as sa
 from jobs.errors import DatabaseUnfit
 from jobs.settings import Settings
 
-BUSY_TIMEOUT_SECONDS = 30.0
+BUSY_TIMEOUT_SECONDS = 30.0  # of a command that has nothing else to do; one that serves others waits less
+SERVICE_PATIENCE_SECONDS = 5.0
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 SAFE_WAL_SQLITE = (3, 51, 3)  # before it a rare race at a WAL reset can corrupt the file
 POOL_CONNECTIONS = 8
 POOL_OVERFLOW = 56  # FastAPI runs up to 40 endpoints at once; a connection more is cheap, a request that waits for one is not
 
 
-def open_engine(where: str | Path | Settings) -> sa.Engine:
+def open_engine(where: str | Path | Settings, patience_seconds: float = BUSY_TIMEOUT_SECONDS) -> sa.Engine:
     """An engine for a database URL, the path of a SQLite file, or the settings' database.
 
-    The folder of a SQLite file is made when missing. Raises DatabaseUnfit when the SQLite library is too old or the file
-    cannot be switched to WAL.
+    `patience_seconds` is how long a writer waits while others write, on SQLite; then it fails as `why_away` tells. The folder
+    of a SQLite file is made when missing. Raises DatabaseUnfit when the SQLite library is too old, the folder cannot be
+    made, or the file cannot be switched to WAL.
     """
     url = _url(where)
     if url.get_backend_name() != "sqlite":
@@ -40,16 +42,19 @@ def open_engine(where: str | Path | Settings) -> sa.Engine:
     if url.database is None or url.database == ":memory:":
         raise DatabaseUnfit("a queue needs a file: an in-memory SQLite database is seen by one connection only")
     path = Path(url.database)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseUnfit(f"the folder {path.parent} cannot be made: {error.strerror}") from error
     _switch_to_wal(path)
-    return _sqlite_engine(url)
+    return _sqlite_engine(url, patience_seconds)
 
 
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that holds SQLite's write lock from its first statement (BEGIN IMMEDIATE): commits, or rolls back on error.
 
-    Keep it short and do nothing slow inside: every other writer waits, for at most BUSY_TIMEOUT_SECONDS.
+    Keep it short and do nothing slow inside: every other writer waits, for as long as it has patience.
     """
     with engine.begin() as connection:
         yield connection
@@ -60,6 +65,20 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A snapshot: every statement sees the same state. Waits for nobody and blocks nobody. Never write in it."""
     with engine.connect() as connection:
         yield connection.execution_options(postgrad_read_only=True)
+
+
+def why_away(error: Exception) -> str | None:
+    """Why the database cannot be used for now, in the driver's words: locked for longer than one's patience, full, read-only,
+    gone. None when the error is none of that kind. Nothing was written, and the same may work later."""
+    if isinstance(error, sa.exc.OperationalError) or (isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated):
+        return str(error.orig)
+    return str(error) if isinstance(error, sa.exc.TimeoutError) else None
+
+
+def is_full(error: Exception) -> bool:
+    """Whether it is the disk, or the bound of the database itself, that leaves no room."""
+    said = why_away(error) or ""
+    return "is full" in said or "No space left" in said
 
 
 def data_version(connection: sa.Connection) -> int | None:
@@ -73,6 +92,14 @@ def data_version(connection: sa.Connection) -> int | None:
     driver: Any = connection.connection.dbapi_connection
     (version,) = driver.execute("PRAGMA data_version").fetchone()
     return int(version)
+
+
+def copy_sqlite(engine: sa.Engine, target: Path) -> None:
+    """A copy of a SQLite database as it is at one moment, while others read and write it. Raises sqlite3.Error."""
+    path = engine.url.database
+    assert path is not None
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)) as connection:
+        connection.execute("VACUUM INTO ?", (str(target),))
 
 
 def sqlite_version() -> tuple[str, bool]:
@@ -111,16 +138,20 @@ def _switch_to_wal(path: Path) -> None:
         raise DatabaseUnfit(f"{path} stays in journal mode {mode!r}: a network file system cannot hold the queue")
 
 
-def _sqlite_engine(url: sa.URL) -> sa.Engine:
+def _sqlite_engine(url: sa.URL, patience_seconds: float) -> sa.Engine:
     engine = sa.create_engine(url, pool_size=POOL_CONNECTIONS, max_overflow=POOL_OVERFLOW)
-    sa.event.listen(engine, "connect", _prepare_connection)
+
+    def prepare(driver: sqlite3.Connection, _record: object) -> None:
+        _prepare_connection(driver, patience_seconds)
+
+    sa.event.listen(engine, "connect", prepare)
     sa.event.listen(engine, "begin", _begin)
     return engine
 
 
-def _prepare_connection(driver: sqlite3.Connection, _record: object) -> None:
+def _prepare_connection(driver: sqlite3.Connection, patience_seconds: float) -> None:
     driver.isolation_level = None  # the driver begins nothing by itself; _begin does
-    driver.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
+    driver.execute(f"PRAGMA busy_timeout = {int(patience_seconds * 1000)}")
     driver.execute("PRAGMA foreign_keys = ON")
     # FULL, not NORMAL: a checkpoint is fsynced once its points are "stored", and must not be ahead of them after a power cut.
     driver.execute("PRAGMA synchronous = FULL")

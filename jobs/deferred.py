@@ -12,9 +12,7 @@ FIELDS: dict[str, str] = {
     "/compile": "compiled models (compile) are not supported yet",
     "/fused": "fused arithmetic (fused) is not supported yet",
 }
-VALUES: dict[str, dict[str, str]] = {
-    "/on_nonfinite": dict.fromkeys(("skip", "rollback"), "on_nonfinite is fail; skip and rollback are not supported yet"),
-}
+VALUES: dict[str, dict[str, str]] = {}
 
 
 def deferred(spec: dict[str, Any]) -> Iterator[SpecProblem]:

@@ -19,6 +19,19 @@ class Checkpoint(Strict):
     keep: Annotated[int, Field(ge=1, le=100)] = 2
 
 
+class OnNonfinite(Strict):
+    """What becomes of the run when a loss or a gradient is not finite; a posted "skip" is short for {"type": "skip"}.
+
+    fail: it ends, and the last finite weights are kept. skip: that iteration makes no update. rollback: it goes back to the
+    start of the epoch, where this time that iteration makes no update, and every learning rate is `lr_factor` times what it
+    was; at most `max_rollbacks` times.
+    """
+
+    type: Literal["fail", "skip", "rollback"]
+    lr_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_rollbacks: Annotated[int, Field(ge=1, le=100)] = 3
+
+
 class EarlyStopping(Strict):
     """Ends the run after the epoch in which `monitor` has not improved by more than `min_delta` for `patience` epochs.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobs import tables as t
-from jobs.errors import LostLease
+from jobs.errors import LostLease, UnknownFile, UnknownJob
 from jobs.states import RUNNING, Transition
 
 Row = sa.RowMapping
@@ -59,6 +59,24 @@ def held(row: Row | None, job_id: str, attempt: int) -> Row:
     if row is None:
         raise LostLease(job_id, attempt)
     return row
+
+
+def locked(connection: sa.Connection, job_id: str) -> Row:
+    """The job's row, held against other writers until the transaction ends. Raises UnknownJob."""
+    # FOR UPDATE is for PostgreSQL; on SQLite the transaction holds the only write lock already and nothing is rendered.
+    row = connection.execute(sa.select(t.jobs).where(t.jobs.c.id == job_id).with_for_update()).mappings().one_or_none()
+    if row is None:
+        raise UnknownJob(job_id)
+    return row
+
+
+def name_files(connection: sa.Connection, job_id: str, files: Sequence[str]) -> None:
+    """Writes down which uploads the job needs, so that they stay. Raises UnknownFile."""
+    named = set(connection.scalars(sa.select(t.job_files.c.file_id).where(t.job_files.c.job_id == job_id)))
+    for file_id in sorted(set(files) - named):
+        if connection.scalar(sa.select(t.files.c.id).where(t.files.c.id == file_id).with_for_update()) is None:
+            raise UnknownFile(file_id)
+        connection.execute(sa.insert(t.job_files).values(job_id=job_id, file_id=file_id))
 
 
 def close_attempt(connection: sa.Connection, job_id: str, attempt: int, outcome: str) -> None:

@@ -28,6 +28,7 @@ CODES = {
     "union_tag_not_found": "missing",
     "literal_error": "unknown_choice",
     "duplicate": "duplicate",
+    "not_plain": "not_plain",
     "int_from_float": "wrong_type",
 }
 

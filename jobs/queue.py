@@ -6,7 +6,7 @@ that lost its lease without noticing changes nothing and learns of it: LostLease
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,13 +14,13 @@ import sqlalchemy as sa
 
 from jobs import tables as t
 from jobs.database import reading, writing
-from jobs.errors import LostLease
+from jobs.errors import ForbiddenTransition, LostLease
 from jobs.moves import Row, add_event, change, close_attempt, fence, held, move, now
 from jobs.profiles import PLAIN
 from jobs.reading import to_jobs, wants_met_by
-from jobs.records import Claim, Failure, Held, Job
+from jobs.records import Claim, Failure, Held, Job, Lease
 from jobs.registry import Registry
-from jobs.states import CANCELLED, FAILED, QUEUED, REASONS_OF_AN_ATTEMPT, RUNNING, SUCCEEDED, transition
+from jobs.states import CANCELLED, FAILED, PAUSED, QUEUED, REASONS_OF_AN_ATTEMPT, RUNNING, SUCCEEDED, ended, transition
 
 
 class Queue(Registry):
@@ -58,6 +58,12 @@ class Queue(Registry):
             query = sa.select(t.jobs.c.id, t.jobs.c.attempt, t.jobs.c.cancel_requested_at).join(t.attempts, joined)
             rows = connection.execute(query.where(mine, t.jobs.c.state == RUNNING).order_by(t.jobs.c.sequence)).all()
         return [Held(job_id, attempt, requested is not None) for job_id, attempt, requested in rows]
+
+    def check_held(self, job_id: str, attempt: int) -> None:
+        """Raises LostLease unless this attempt holds the job at this moment."""
+        with reading(self.engine) as connection:
+            query = sa.select(t.jobs.c.id).where(fence(job_id, attempt))
+            held(connection.execute(query).mappings().one_or_none(), job_id, attempt)
 
     def started(
         self,
@@ -97,6 +103,12 @@ class Queue(Registry):
             values = {"epoch": epoch, "iteration": iteration, "samples_per_second": samples_per_second}
             held(change(connection, fence(job_id, attempt), **values), job_id, attempt)
 
+    def noted(self, job_id: str, attempt: int, kind: str, message: str, detail: Mapping[str, Any]) -> None:
+        """An event that is no change of state, told by the attempt that holds the job. Raises LostLease."""
+        with writing(self.engine) as connection:
+            _locked(connection, job_id, attempt)
+            add_event(connection, job_id, kind, message, attempt=attempt, detail=detail)
+
     def finish(self, job_id: str, attempt: int, state: str, failure: Failure | None = None, message: str = "") -> Job:
         """The trainer's last word: succeeded, cancelled, or failed with its failure; `message` is for the event.
 
@@ -104,45 +116,63 @@ class Queue(Registry):
         """
         if (state == FAILED) != (failure is not None):
             raise ValueError(f"a job that is {state} {'needs a' if state == FAILED else 'has no'} failure")
+        if not ended(state):
+            raise ForbiddenTransition(RUNNING, state)
         usual = {SUCCEEDED: "every epoch is done", CANCELLED: "stopped as asked"}.get(state, "")
         with writing(self.engine) as connection:
             return _leave(connection, job_id, attempt, state, "" if failure else message or usual, failure)
 
     def end_attempt(self, job_id: str, attempt: int, reason: str, message: str) -> Job:
-        """The attempt ended by no decision of the trainer: `crashed`, `worker_lost` or `out_of_memory`. Back to the queue while
-        attempts are left, else failed; cancelled if that was asked for. Raises LostLease."""
+        """The attempt ended by no decision of the trainer: `crashed`, `worker_lost` or `out_of_memory`. Back to the queue, or
+        paused if that was asked for, while attempts are left, else failed; cancelled if that was asked for.
+
+        Raises LostLease.
+        """
         if reason not in REASONS_OF_AN_ATTEMPT:
             raise ValueError(f"{reason!r} ends a job, not an attempt")
         with writing(self.engine) as connection:
             return _end_attempt(connection, job_id, attempt, Failure(reason, message))
 
     def give_back(self, job_id: str, attempt: int, message: str = "the worker was told to stop") -> Job:
-        """Back to the queue without using up an attempt; cancelled if that was asked for. Raises LostLease."""
+        """The process was asked to stop and has: cancelled or paused if that is what the job's row asks for by now, else back
+        to the queue. Uses up no attempt. Raises LostLease."""
         with writing(self.engine) as connection:
             row = _locked(connection, job_id, attempt)
             if row["cancel_requested_at"] is not None:
                 return _leave(connection, job_id, attempt, CANCELLED, "stopped as asked", None)
+            if row["pause_requested_at"] is not None:
+                return _leave(connection, job_id, attempt, PAUSED, message, None)
             return _leave(connection, job_id, attempt, QUEUED, message, None, name="given_back")
 
-    def expire_leases(self) -> list[Job]:
-        """Ends every attempt whose lease has run out, as `worker_lost`. Any process may call it at any time."""
-        overdue = sa.select(t.attempts.c.job_id, t.attempts.c.number, t.attempts.c.worker_id).where(
-            t.attempts.c.ended_at.is_(None), t.attempts.c.lease_expires_at < now()
-        )
-        with reading(self.engine) as connection:
-            found = connection.execute(overdue).all()
-        expired = (self._expire(job_id, attempt, worker_id) for job_id, attempt, worker_id in found)
+    def expire_leases(self, gone: Callable[[Sequence[Lease]], Iterable[Lease]] | None = None) -> list[Job]:
+        """Ends attempts as `worker_lost`. Any process may call it at any time.
+
+        `gone` says which of the open leases are those of workers that do not live any more. Without it every lease is ended
+        that has run out by this machine's clock, which takes a live worker's jobs when that clock jumps.
+        """
+        found = self._open_leases()
+        lost = [lease for lease in found if lease.expires_at < now()] if gone is None else gone(found)
+        expired = (self._expire(lease) for lease in lost)
         return [job for job in expired if job is not None]
 
-    def _expire(self, job_id: str, attempt: int, worker_id: str) -> Job | None:
-        lost = Failure("worker_lost", f"worker {worker_id} has not been heard of and its lease ran out")
+    def _open_leases(self) -> list[Lease]:
+        columns = (t.attempts.c.job_id, t.attempts.c.number, t.attempts.c.worker_id, t.attempts.c.lease_expires_at)
+        joined = t.attempts.outerjoin(t.workers, t.workers.c.id == t.attempts.c.worker_id)
+        query = sa.select(*columns, t.workers.c.lease_seconds).select_from(joined).where(t.attempts.c.ended_at.is_(None))
+        with reading(self.engine) as connection:
+            return [Lease(*row) for row in connection.execute(query)]
+
+    def _expire(self, lease: Lease) -> Job | None:
+        lost = Failure("worker_lost", f"worker {lease.worker_id} has not been heard of and its lease ran out")
+        key = (lease.job_id, lease.attempt)
         with writing(self.engine) as connection:
-            mine = sa.and_(t.attempts.c.job_id == job_id, t.attempts.c.number == attempt, t.attempts.c.ended_at.is_(None))
-            lease = connection.scalar(sa.select(t.attempts.c.lease_expires_at).where(mine).with_for_update())
-            if lease is None or lease >= now():  # renewed or ended since we looked
+            same = sa.and_(t.attempts.c.job_id == lease.job_id, t.attempts.c.number == lease.attempt)
+            still_open = sa.and_(same, t.attempts.c.ended_at.is_(None))
+            expires_at = connection.scalar(sa.select(t.attempts.c.lease_expires_at).where(still_open).with_for_update())
+            if expires_at != lease.expires_at:  # renewed or ended since we looked
                 return None
             try:
-                return _end_attempt(connection, job_id, attempt, lost)
+                return _end_attempt(connection, *key, lost)
             except LostLease:
                 return None
 
@@ -184,6 +214,8 @@ def _end_attempt(connection: sa.Connection, job_id: str, attempt: int, failure: 
     message = f"{failure.reason}: {failure.message} (attempt {spent} of {most})"
     if row["cancel_requested_at"] is not None:
         return _leave(connection, job_id, attempt, CANCELLED, message, None, spent=1)
+    if spent < most and row["pause_requested_at"] is not None:
+        return _leave(connection, job_id, attempt, PAUSED, message, None, spent=1)
     if spent < most:
         return _leave(connection, job_id, attempt, QUEUED, message, None, name="requeued", spent=1)
     return _leave(connection, job_id, attempt, FAILED, message, failure, spent=1)
@@ -201,7 +233,9 @@ def _leave(
     spent: int = 0,
 ) -> Job:
     step = transition(RUNNING, state, name)
-    values: dict[str, Any] = {"finished_at": None if state == QUEUED else now(), "samples_per_second": None}
+    values: dict[str, Any] = {"finished_at": now() if ended(state) else None, "samples_per_second": None}
+    if state != PAUSED:
+        values["pause_requested_at"] = None  # it stands as long as the job is paused or will be
     if failure is not None:
         values |= {"failure_reason": failure.reason, "failure_message": failure.message, "failure_pointer": failure.pointer}
         message = message or f"{failure.reason}: {failure.message}"

@@ -77,7 +77,8 @@ def _waiting(job: Row, workers: Sequence[Row], busy: Sequence[str | None]) -> st
     wanted = job["device_wanted"]
     able = [worker for worker in workers if _refusal(worker, job["profile"]) is None]
     if workers and not able:
-        return f"no worker offers the sandbox that this job needs: {_refusal(workers[0], job['profile'])}"
+        what = "takes jobs now" if job["profile"] == PLAIN else "offers the sandbox that this job needs"
+        return f"no worker {what}: {_refusal(workers[0], job['profile'])}"
     slots = [(offer["device"], offer["slots"]) for worker in able for offer in worker["devices"]]
     if not slots:
         return "no worker is registered"
@@ -92,10 +93,10 @@ def _waiting(job: Row, workers: Sequence[Row], busy: Sequence[str | None]) -> st
 
 def _refusal(worker: Row, profile: str) -> str | None:
     """Why a worker does not take jobs that need this profile, or None."""
-    if profile == PLAIN:
-        return None
     offered = worker["profiles"].get(profile)
     if offered is None:
+        if profile == PLAIN:  # a worker of an earlier release, which says nothing
+            return None
         return f"worker {worker['id']} does not have the profile {profile}"
     refusal: str | None = offered["refusal"]
     return refusal

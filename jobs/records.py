@@ -89,6 +89,17 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Lease:
+    """An attempt that has not ended, and until when its worker has claimed it, by that worker's wall clock."""
+
+    job_id: str
+    attempt: int
+    worker_id: str
+    expires_at: datetime
+    seconds: float | None  # its worker renews it for so long each time; None when that worker is not on the list any more
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happened to a job, and why. `sequence` rises over all jobs."""
 
@@ -114,6 +125,27 @@ class Worker:
     seen_at: datetime
     alive: bool
     running: list[str]  # ids of the jobs it holds
+
+
+@dataclass(frozen=True)
+class Key:
+    """An API key, without what opens the door: only its digest is stored, and not given out."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    last_used_at: datetime | None  # to the minute
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a request was answered over HTTP."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
 
 
 @dataclass(frozen=True)

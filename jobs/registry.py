@@ -11,10 +11,12 @@ import sqlalchemy as sa
 
 from jobs import tables as t
 from jobs.database import reading, writing
-from jobs.errors import UnknownFile, UnknownWorker
+from jobs.errors import FileInUse, UnknownFile, UnknownWorker
 from jobs.moves import now
 from jobs.reading import to_file, to_worker
 from jobs.records import File, Page, Worker
+from jobs.replies import Answered
+from jobs.states import ENDED
 
 FORGET_WORKERS_AFTER = timedelta(days=1)
 FILE_ID_HEX = 24
@@ -53,6 +55,12 @@ class Registry:
         if not seen.rowcount:
             raise UnknownWorker(worker_id)
 
+    def worker_offers(self, worker_id: str, profiles: Mapping[str, Mapping[str, Any]]) -> None:
+        """What a worker offers from now on, as in `worker_started`. A worker that was forgotten is left alone."""
+        values = {name: dict(profile) for name, profile in profiles.items()}
+        with writing(self.engine) as connection:
+            connection.execute(sa.update(t.workers).where(t.workers.c.id == worker_id).values(profiles=values))
+
     def worker_stopped(self, worker_id: str) -> None:
         """Takes a worker off the list; safe to repeat. What it still holds goes back when the lease runs out."""
         with writing(self.engine) as connection:
@@ -69,16 +77,26 @@ class Registry:
         return [to_worker(row, running[row["id"]]) for row in rows]
 
     def add_file(
-        self, *, sha256: str, name: str, size_bytes: int, preview: Mapping[str, Any], media_type: str | None = None
+        self,
+        *,
+        sha256: str,
+        name: str,
+        size_bytes: int,
+        preview: Mapping[str, Any],
+        media_type: str | None = None,
+        answered: Answered[tuple[File, bool]] | None = None,
     ) -> tuple[File, bool]:
-        """The file of these bytes and whether it is new: the same bytes keep the id, name and preview of their first upload."""
+        """The file of these bytes and whether it is new: the same bytes keep the id, name and preview of their first upload.
+        Raises AnsweredMeanwhile."""
         values = {"sha256": sha256, "name": name, "size_bytes": size_bytes, "preview": dict(preview), "media_type": media_type}
         with writing(self.engine) as connection:
             known = connection.execute(sa.select(t.files).where(t.files.c.sha256 == sha256)).mappings().one_or_none()
-            if known is not None:
-                return to_file(known), False
             insert = sa.insert(t.files).values(id=file_id(sha256), created_at=now(), **values).returning(*t.files.c)
-            return to_file(connection.execute(insert).mappings().one()), True
+            row = known if known is not None else connection.execute(insert).mappings().one()
+            added = to_file(row), known is None
+            if answered is not None:
+                answered.keep(connection, added)
+            return added
 
     def file(self, file_id: str) -> File:
         """Raises UnknownFile."""
@@ -87,6 +105,27 @@ class Registry:
         if row is None:
             raise UnknownFile(file_id)
         return to_file(row)
+
+    def delete_file(self, file_id: str) -> None:
+        """Forgets an upload, and that jobs which have ended named it; its content is jobs/deleting.py's to remove.
+
+        Raises UnknownFile, and FileInUse while a job that has not ended names it.
+        """
+        named = t.job_files.c.file_id == file_id
+        with writing(self.engine) as connection:
+            if connection.scalar(sa.select(t.files.c.id).where(t.files.c.id == file_id).with_for_update()) is None:
+                raise UnknownFile(file_id)
+            users = sa.select(t.jobs.c.id).join(t.job_files, t.job_files.c.job_id == t.jobs.c.id)
+            user = connection.scalar(users.where(named, t.jobs.c.state.not_in(ENDED)).order_by(t.jobs.c.sequence).limit(1))
+            if user is not None:
+                raise FileInUse(file_id, user)
+            connection.execute(sa.delete(t.job_files).where(named))
+            connection.execute(sa.delete(t.files).where(t.files.c.id == file_id))
+
+    def has_content(self, sha256: str) -> bool:
+        """Whether an upload with this content is known."""
+        with reading(self.engine) as connection:
+            return connection.scalar(sa.select(t.files.c.id).where(t.files.c.sha256 == sha256)) is not None
 
     def files(self, after: str | None = None, limit: int = 20, order: str = "desc") -> Page[File]:
         """Files in order of upload, "desc" newest first. Raises UnknownFile when there is no file `after`."""

@@ -87,6 +87,15 @@ def bump(connection: sa.Connection, job_id: str, *, revisions: int) -> None:
         connection.execute(sa.insert(curves), [{"job_id": job_id, "revision": revisions, "written": 1}])
 
 
+def drop_after(connection: sa.Connection, job_id: str, after_step: int) -> None:
+    """Drops every point whose step is greater than `after_step`. A curve without such points keeps its revision."""
+    longer = [each for each in load(connection, [job_id])[job_id] if each.last_step > after_step]
+    for each in longer:
+        cut(connection, job_id, each, after_step)
+    if longer:
+        remember_truncation(connection, job_id, after_step)
+
+
 def remember_truncation(connection: sa.Connection, job_id: str, after_step: int) -> None:
     """Begins a new revision and keeps what it dropped, for readers that come back with an older cursor."""
     bump(connection, job_id, revisions=1)

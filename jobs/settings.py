@@ -29,7 +29,10 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API binds to; anything but loopback asks for a key.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on; 0 lets the system choose.")
-    api_key: SecretStr | None = Field(default=None, description="The key that clients send as `Authorization: Bearer pg_...`.")
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="A key for everything, sent as `Authorization: Bearer pg_...`; `postgrad keys` makes others.",
+    )
     insecure: bool = Field(default=False, description="1 serves a non-loopback address without any key. Know who can reach it.")
     cpu_slots: int = Field(
         default_factory=_usable_cores,
@@ -47,6 +50,35 @@ class Settings(BaseSettings):
         default=Path(sys.prefix, "share", "postgrad", "datasets"), description="Folder of the prepared built-in data sets."
     )
     max_upload_bytes: int = Field(default=2**30, ge=1, description="Largest file that /v1/files takes, in bytes.")
+    max_queued_jobs: int = Field(
+        default=10_000, ge=1, description="Jobs that may wait at once; one more is answered with 429 until a worker takes some."
+    )
+    max_job_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=30 * 86_400,
+        description="Longest `timeout_seconds` of a job, and that of a job which gives none; unset means no limit.",
+    )
+    max_curve_points: int = Field(
+        default=50_000_000,
+        ge=1,
+        description="Points that one job's curve may have, all series together; one more fails the job.",
+    )
+    max_log_bytes: int = Field(
+        default=64 * 2**20,
+        ge=2**16,
+        description="Size of one attempt's log, in bytes; of a longer one the beginning and the latest part are kept.",
+    )
+    min_free_bytes: int = Field(
+        default=512 * 2**20,
+        ge=0,
+        description="Free bytes of the disk below which no new jobs and uploads are taken and no queued job is started.",
+    )
+    retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days after its end at which a job is removed, with uploads that no job names; unset keeps everything.",
+    )
     allow_python: bool = Field(
         default=False,
         description="1 lets a spec name the user's own Python, run in the sandbox profile strict; see docs/sandbox.md.",

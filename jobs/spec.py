@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, PrivateAttr, StringConstraints, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -22,13 +22,15 @@ from jobs.components import (
     LossComponent,
     MetricComponent,
     Strict,
+    TypeAlone,
     long_component,
     own_members,
 )
 from jobs.data_spec import BuiltinDataset, FileDataset, PythonDataset, Split, long_dataset
 from jobs.deferred import deferred
-from jobs.loop_spec import Checkpoint, EarlyStopping, Precision
+from jobs.loop_spec import Checkpoint, EarlyStopping, OnNonfinite, Precision
 from jobs.model_spec import BROUGHT, MODELS_BY_POINTER, ModelSpec, PythonModel, check_model, long_model
+from jobs.names import Name
 from jobs.optimizer_spec import OptimizerComponent, check_optimizer, long_optimizer
 from jobs.pointers import explained, posted, unreadable
 from jobs.profiles import PLAIN, PYTHON, STRICT, Offer, Profile
@@ -67,7 +69,7 @@ class InvalidSpec(Exception):
 class JobSpec(Strict):
     """One training job. Everywhere `{"type": T, ...}` is a torch class and its own keyword arguments."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    name: Annotated[Name, StringConstraints(min_length=1, max_length=200)] | None = None
     dataset: Annotated[BuiltinDataset | FileDataset | PythonDataset, Field(discriminator="type")]
     split: Split = Split(train=1.0)
     model: Annotated[ModelSpec, Field(discriminator="type")]
@@ -83,7 +85,7 @@ class JobSpec(Strict):
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,2})$")] = "auto"
     precision: Precision = "32-true"
     exact: bool = True
-    on_nonfinite: Literal["fail"] = "fail"
+    on_nonfinite: Annotated[OnNonfinite, TypeAlone("fail", "skip", "rollback")] = OnNonfinite(type="fail")
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     accumulate_grad_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
     early_stopping: EarlyStopping | None = None
@@ -164,6 +166,11 @@ def parse(body: object) -> JobSpec:
     return spec
 
 
+def uploads_in(stored: dict[str, Any]) -> list[str]:
+    """The ids of the uploads that a stored spec names."""
+    return [part["id"] for part in (stored["dataset"], stored["model"]) if "id" in part]
+
+
 def epoch_series(spec: JobSpec) -> list[str]:
     """The series with one value an epoch that a rule of the spec may watch: losses and metrics of the parts there are.
 
@@ -200,6 +207,9 @@ def _contradictions(spec: JobSpec) -> Iterator[SpecProblem]:
     if not mixed and not spec.exact:
         detail = "exact false is for a precision of 16 bits; faster arithmetic in 32 bits is not supported yet"
         yield SpecProblem("/exact", "not_supported", detail)
+    for name in sorted(spec.on_nonfinite.model_fields_set - {"type"} if spec.on_nonfinite.type != "rollback" else ()):
+        detail = f"{name} says how a rollback goes on: it needs the type rollback, not {spec.on_nonfinite.type}"
+        yield SpecProblem(f"/on_nonfinite/{name}", "not_supported", detail)
     if spec.optimizer.type == "LBFGS":
         yield from _beside_lbfgs(spec)
     if mixed and spec.loss.type == "BCELoss":
@@ -226,6 +236,7 @@ MODELS: Mapping[str, Sequence[type[BaseModel]]] = {
     **MODELS_BY_POINTER,
     "/checkpoint": [Checkpoint],
     "/early_stopping": [EarlyStopping],
+    "/on_nonfinite": [OnNonfinite],
 }
 
 
@@ -239,6 +250,8 @@ def _long_form(body: dict[str, Any]) -> dict[str, Any]:
     for member, written_long in (("loss", long_component), ("optimizer", long_optimizer), ("lr_scheduler", long_scheduler)):
         if member in long:
             long[member] = written_long(long[member])
+    if "on_nonfinite" in long:
+        long["on_nonfinite"] = long_component(long["on_nonfinite"])
     if "model" in long:
         long["model"] = long_model(long["model"])
     if isinstance(long.get("metrics"), list):

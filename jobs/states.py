@@ -34,12 +34,45 @@ class Transition:
 TRANSITIONS = (
     Transition("claimed", QUEUED, RUNNING, "a worker with a fitting free device took the oldest job"),
     Transition("requeued", RUNNING, QUEUED, "the attempt ended by no fault of the job and attempts are left"),
-    Transition("given_back", RUNNING, QUEUED, "the worker was told to stop; uses up no attempt"),
+    Transition(
+        "given_back",
+        RUNNING,
+        QUEUED,
+        "the worker was told to stop or cannot write its files, or a pause was taken back late; uses up no attempt",
+    ),
     Transition("succeeded", RUNNING, SUCCEEDED, "the last epoch is done"),
     Transition("failed", RUNNING, FAILED, "the trainer failed, or no attempts are left"),
     Transition("cancelled", RUNNING, CANCELLED, "a cancel was asked for and the trainer has stopped"),
     Transition("cancelled", QUEUED, CANCELLED, "a cancel was asked for before it ran"),
+    Transition("cancelled", PAUSED, CANCELLED, "a cancel was asked for while it was paused"),
+    Transition(
+        "paused", RUNNING, PAUSED, "a pause was asked for and the trainer has stopped; uses up no attempt unless it crashed"
+    ),
+    Transition("paused", QUEUED, PAUSED, "a pause was asked for before it ran"),
+    Transition("resumed", PAUSED, QUEUED, "it is to go on where it stands; uses up no attempt"),
+    Transition("retried", SUCCEEDED, QUEUED, "it is to run again, with all its attempts"),
+    Transition("retried", FAILED, QUEUED, "it is to run again, with all its attempts"),
+    Transition("retried", CANCELLED, QUEUED, "it is to run again, with all its attempts"),
 )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user may ask of a job in the states `taken_in`. In others it is refused, and `otherwise` says what is right."""
+
+    name: str
+    taken_in: tuple[str, ...]
+    otherwise: str
+
+
+# One that asks for what is so already is taken, and changes nothing.
+CANCEL = Request("cancel", STATES, "")
+PAUSE = Request("pause", (QUEUED, RUNNING, PAUSED), "only a job that has not ended can be paused")
+RESUME = Request("resume", (QUEUED, RUNNING, PAUSED), "a job that has ended is run again by a retry")
+RETRY = Request("retry", ENDED, "only a job that has ended can be retried")
+DELETE = Request("delete", (QUEUED, PAUSED, *ENDED), "cancel or pause it first, and delete it once it has stopped")
+
+REQUESTS = (CANCEL, PAUSE, RESUME, RETRY, DELETE)
 
 
 def transition(before: str, after: str, name: str | None = None) -> Transition:
@@ -51,7 +84,7 @@ def transition(before: str, after: str, name: str | None = None) -> Transition:
 
 
 def ended(state: str) -> bool:
-    """Whether a job in this state will never run again."""
+    """Whether a job in this state is over: only a retry lets it run again."""
     return state in ENDED
 
 

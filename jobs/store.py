@@ -1,4 +1,4 @@
-"""The jobs: made, read, listed and cancelled here; worked on through the parts of the store that this class joins.
+"""The jobs: made, read and listed here; asked and worked on through the parts of the store that this class joins.
 
 Only this and jobs/curves.py speak SQL to anyone outside. Every state change writes its event in the same transaction.
 """
@@ -14,30 +14,50 @@ import sqlalchemy as sa
 
 from jobs import tables as t
 from jobs.database import reading, writing
-from jobs.errors import ForbiddenTransition, JobsError, LostLease, UnknownFile, UnknownJob, UnknownWorker
-from jobs.moves import Row, add_event, change, move, now
+from jobs.errors import (
+    FileInUse,
+    ForbiddenTransition,
+    JobsError,
+    LostLease,
+    QueueFull,
+    UnknownFile,
+    UnknownJob,
+    UnknownWorker,
+    VersionDiffers,
+    WrongState,
+)
+from jobs.keyring import Keyring
+from jobs.moves import Row, add_event, name_files, now
 from jobs.profiles import PLAIN, Offer
-from jobs.queue import Queue
 from jobs.reading import to_event, to_jobs
-from jobs.records import Claim, Event, Failure, File, Held, Job, Page, Worker
-from jobs.states import CANCELLED, QUEUED, ended, transition
+from jobs.records import Claim, Event, Failure, File, Held, Job, Key, Page, Reply, Worker
+from jobs.replies import Answered, Replies
+from jobs.requests import Requests
+from jobs.retention import Retention
+from jobs.states import QUEUED
 
 __all__ = [
     "Claim",
     "Event",
     "Failure",
     "File",
+    "FileInUse",
     "ForbiddenTransition",
     "Held",
     "Job",
     "JobsError",
+    "Key",
     "LostLease",
     "Page",
+    "QueueFull",
+    "Reply",
     "Store",
     "UnknownFile",
     "UnknownJob",
     "UnknownWorker",
+    "VersionDiffers",
     "Worker",
+    "WrongState",
     "new_job_id",
 ]
 
@@ -47,7 +67,7 @@ FRESH = {"state": QUEUED, "attempt": 0, "attempts_spent": 0, "version": 1, "epoc
 ID_RANDOM_BITS = 80
 
 
-class Store(Queue):
+class Store(Requests, Keyring, Replies, Retention):
     """All of the queue. One per process; safe to use from many threads."""
 
     def create_job(
@@ -65,18 +85,24 @@ class Store(Queue):
         timeout_seconds: float | None = None,
         files: Sequence[str] = (),
         profile: Offer = PLAIN,
+        max_queued: int | None = None,
+        answered: Answered[Job] | None = None,
     ) -> Job:
-        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` what a
-        worker must offer for it. Raises UnknownFile."""
+        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` what a worker must
+        offer for it. Raises UnknownFile, QueueFull when `max_queued` jobs wait already, and AnsweredMeanwhile."""
         told: dict[str, Any] = {"spec": spec, "name": name, "metadata": dict(metadata), "effective_spec": dict(effective_spec)}
         told |= {"parameters": dict(parameters), "epochs": epochs, "device_wanted": device, "max_attempts": max_attempts}
         told |= {"threads": threads, "timeout_seconds": timeout_seconds, "profile": profile}
         values = {**told, **FRESH, "id": new_job_id(), "created_at": now()}
         with writing(self.engine) as connection:
+            _check_line(connection, max_queued)
             row = connection.execute(sa.insert(t.jobs).values(values).returning(*t.jobs.c)).mappings().one()
-            _name_files(connection, row["id"], files)
+            name_files(connection, row["id"], files)
             add_event(connection, row["id"], "queued", "the job was accepted", detail={"before": None, "after": QUEUED})
-            return to_jobs(connection, [row])[0]
+            job = to_jobs(connection, [row])[0]
+            if answered is not None:
+                answered.keep(connection, job)
+            return job
 
     def job(self, job_id: str) -> Job:
         """Raises UnknownJob."""
@@ -102,15 +128,6 @@ class Store(Queue):
                 query = query.where(sequence > start if rising else sequence < start)
             rows = connection.execute(query).mappings().all()
             return Page(to_jobs(connection, rows[:limit]), len(rows) > limit)
-
-    def request_cancel(self, job_id: str) -> Job:
-        """A queued job is cancelled at once, a running one when its process has stopped; an ended one stays as it is. Safe to
-        repeat. Raises UnknownJob."""
-        with writing(self.engine) as connection:
-            row = _row(connection, job_id, lock=True)
-            if row["cancel_requested_at"] is None and not ended(row["state"]):
-                row = _request_cancel(connection, row)
-            return to_jobs(connection, [row])[0]
 
     def event(
         self, job_id: str, kind: str, message: str, attempt: int | None = None, detail: Mapping[str, Any] | None = None
@@ -139,12 +156,19 @@ def new_job_id() -> str:
     return "job_" + "".join(CROCKFORD[digit] for digit in digits)
 
 
-def _row(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Row:
-    query = sa.select(t.jobs).where(t.jobs.c.id == job_id)
-    row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
+def _row(connection: sa.Connection, job_id: str) -> Row:
+    row = connection.execute(sa.select(t.jobs).where(t.jobs.c.id == job_id)).mappings().one_or_none()
     if row is None:
         raise UnknownJob(job_id)
     return row
+
+
+def _check_line(connection: sa.Connection, most: int | None) -> None:
+    if most is None:
+        return
+    waiting = sa.select(t.jobs.c.id).where(t.jobs.c.state == QUEUED).limit(most).subquery()
+    if (connection.scalar(sa.select(sa.func.count()).select_from(waiting)) or 0) >= most:
+        raise QueueFull(most)
 
 
 def _sequence(connection: sa.Connection, job_id: str) -> int:
@@ -152,21 +176,3 @@ def _sequence(connection: sa.Connection, job_id: str) -> int:
     if sequence is None:
         raise UnknownJob(job_id)
     return sequence
-
-
-def _name_files(connection: sa.Connection, job_id: str, files: Sequence[str]) -> None:
-    for file_id in sorted(set(files)):
-        if connection.scalar(sa.select(t.files.c.id).where(t.files.c.id == file_id)) is None:
-            raise UnknownFile(file_id)
-        connection.execute(sa.insert(t.job_files).values(job_id=job_id, file_id=file_id))
-
-
-def _request_cancel(connection: sa.Connection, row: Row) -> Row:
-    itself, asked = t.jobs.c.id == row["id"], now()
-    if row["state"] == QUEUED:
-        step = transition(QUEUED, CANCELLED)
-        changed = move(connection, itself, step, "cancelled before it ran", cancel_requested_at=asked, finished_at=asked)
-    else:
-        changed = change(connection, itself, cancel_requested_at=asked)
-        add_event(connection, row["id"], "cancel_requested", "a cancel was asked for", attempt=row["attempt"])
-    return row if changed is None else changed

@@ -160,6 +160,37 @@ job_files = sa.Table(
     sa.Index("ix_job_files_file_id", "file_id"),
 )
 
+# ---- who may ask, and what they were answered (owner: store) ----
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("sequence", RisingKey, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),  # SHA-256 of the key in hex; the key itself is kept nowhere
+    sa.Column("scopes", Json, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("last_used_at", UtcDateTime),
+    sa.Column("revoked_at", UtcDateTime),
+    sa.UniqueConstraint("id"),
+    sa.UniqueConstraint("digest"),
+    sqlite_autoincrement=True,
+)
+
+replies = sa.Table(
+    "replies",
+    metadata,
+    sa.Column("owner", sa.String(64), primary_key=True),  # whose idempotency key it is: two callers may choose the same one
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),  # SHA-256 of what was asked, in hex
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("headers", Json, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Index("ix_replies_created_at", "created_at"),
+)
+
 # ---- the curve (owner: curves) ----
 # Points live in chunks of a fixed count; every chunk but a series' last is full. Above them stands a pyramid of min/max
 # cells, in a table of its own so that an overview never touches the points. Non-finite values are data: only their bits in

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from jobs.database import open_engine
+from jobs.errors import DatabaseUnfit
 from jobs.settings import Settings
 from migrations.schema import current, head, upgrade
 
@@ -10,8 +13,11 @@ __all__ = ["current", "head", "main", "upgrade"]
 
 
 def main() -> None:
-    """Raises DatabaseUnfit when the database cannot be opened."""
-    engine = open_engine(Settings())
+    """Ends with a sentence when the database cannot be opened."""
+    try:
+        engine = open_engine(Settings())
+    except DatabaseUnfit as problem:
+        sys.exit(f"postgrad: {problem}")
     before = upgrade(engine)
     print(f"schema is at {head()}" if before == head() else f"schema went from {before or 'nothing'} to {head()}")
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from postgrad import launch, render
-from postgrad.client import Client, ServerError
+from postgrad import care_commands, key_commands, launch, render
+from postgrad.client import Client
+from postgrad.connection import BAD_INPUT, LOCAL, Key, Url, talking
 
 OUTCOMES = {"succeeded": 0, "failed": 1, "cancelled": 3}
-BAD_INPUT = 2
 CURVE_HEIGHT = 16
 WIDE = 200
 
@@ -27,23 +26,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(key_commands.app, name="keys")
+app.command()(care_commands.backup)
+app.command()(care_commands.prune)
 console = Console()
 
-Url = Annotated[str, typer.Option(envvar="POSTGRAD_URL", help="Address of the server.")]
-Key = Annotated[str | None, typer.Option(envvar="POSTGRAD_API_KEY", help="API key; loopback needs none.")]
 JobId = Annotated[str, typer.Argument(help="Id of the job: job_...")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the database, uploads and jobs. [POSTGRAD_DATA_DIR, or ./data]")]
-LOCAL = "http://127.0.0.1:8000"
 
 
-@contextmanager
-def talking(url: str, key: str | None) -> Iterator[Client]:
-    """A client whose errors end the command with a sentence and exit code 2."""
-    try:
-        yield Client(url, key)
-    except ServerError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from error
+class Origin(StrEnum):
+    """Where a retry begins."""
+
+    START = "start"
+    CHECKPOINT = "checkpoint"
 
 
 # ---- the server's side
@@ -139,10 +135,15 @@ def _follow(client: Client, job_id: str) -> int:
     with render.Follow(console) as bar:
         for kind, data in client.stream(job_id):
             bar.event(kind, data)
+            if kind == "end":
+                outcome = data["status"]  # by the time we look again, somebody may have asked for a retry
     job = client.get(f"/v1/jobs/{job_id}")
     if job["failure"]:
-        print(f"{job['status']}: {job['failure']['reason']}: {job['failure']['message']}", file=sys.stderr)
-    return OUTCOMES[job["status"]]
+        message = "\n".join(
+            map(render.plain, job["failure"]["message"].split("\n"))
+        )  # it may quote what the user's program said
+        print(f"{job['status']}: {job['failure']['reason']}: {message}", file=sys.stderr)
+    return OUTCOMES[outcome]
 
 
 @app.command("ls")
@@ -163,16 +164,58 @@ def list_jobs(
 def show(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
     """Print a job as JSON."""
     with talking(url, key) as client:
-        print(json.dumps(client.get(f"/v1/jobs/{job_id}"), indent=2, ensure_ascii=False))
+        shown = json.dumps(client.get(f"/v1/jobs/{job_id}"), indent=2, ensure_ascii=False)
+        print(render.plain_lines(shown))  # an escape in a JSON string is JSON too
 
 
 @app.command()
 def cancel(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
     """Ask a job to stop."""
     with talking(url, key) as client:
-        job = client.cancel(job_id)
-        asked = job["status"] == "running"
-        print(f"{job_id}: {'asked to stop' if asked else job['status']}")
+        _told(client.cancel(job_id), "asked to stop")
+
+
+@app.command()
+def pause(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
+    """Ask a job to save its place and free its device."""
+    with talking(url, key) as client:
+        _told(client.pause(job_id), "asked to pause")
+
+
+@app.command()
+def resume(job_id: JobId, url: Url = LOCAL, key: Key = None) -> None:
+    """Let a paused job go on where it stood."""
+    with talking(url, key) as client:
+        _told(client.resume(job_id), "goes on")
+
+
+@app.command()
+def retry(
+    job_id: JobId,
+    origin: Annotated[Origin, typer.Option("--from", help="start: with an empty curve; checkpoint: on from the last one.")],
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Run a job again that has ended, under the same id."""
+    with talking(url, key) as client:
+        _told(client.retry(job_id, origin.value), "runs again")
+
+
+@app.command("rm")
+def delete(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs that do not run, or of uploads: file_...")],
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Delete jobs with all that they left, or uploads that no job still needs."""
+    with talking(url, key) as client:
+        for thing_id in ids:
+            client.delete(thing_id)
+            print(f"{thing_id}: deleted")
+
+
+def _told(job: dict[str, Any], if_running: str) -> None:
+    print(f"{job['id']}: {if_running if job['status'] == 'running' else job['status']}")
 
 
 @app.command()

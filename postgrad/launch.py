@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -29,9 +29,9 @@ def environment(host: str | None = None, port: int | None = None, data_dir: Path
     return os.environ | {name: str(value) for name, value in flags.items() if value is not None}
 
 
-def run(module: str, settings: Mapping[str, str]) -> int:
+def run(module: str, settings: Mapping[str, str], arguments: Sequence[str] = ()) -> int:
     """Runs one server module in the foreground; its exit code, 128 + n when signal n ended it. Signals reach it and not us."""
-    with _processes([module], settings) as processes:
+    with _processes([[module, *arguments]], settings) as processes:
         return _as_in_a_shell(processes[0].wait())
 
 
@@ -46,7 +46,7 @@ def serve(settings: Mapping[str, str], *, worker: bool) -> int:
         return BAD_PLACE
     if (code := run("migrations", settings)) != 0:
         return code
-    modules = ["app", "workers"] if worker else ["app"]
+    modules = [["app"], ["workers"]] if worker else [["app"]]
     with _processes(modules, settings) as processes:
         threading.Thread(target=_announce, args=(settings, processes[0]), daemon=True).start()
         while all(p.poll() is None for p in processes):
@@ -69,8 +69,9 @@ def _taken(host: str, port: int) -> str | None:
 
 
 @contextlib.contextmanager
-def _processes(modules: list[str], settings: Mapping[str, str]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The processes, each told of our signals; at the end all are stopped, by force if they do not listen."""
+def _processes(modules: list[list[str]], settings: Mapping[str, str]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes, each a module and its arguments. Each is told of our signals; at the end all are stopped, by force if they
+    do not listen."""
     processes: list[subprocess.Popen[bytes]] = []
     stopping: list[int] = []
 
@@ -84,7 +85,7 @@ def _processes(modules: list[str], settings: Mapping[str, str]) -> Iterator[list
     try:
         for module in modules:
             # A session of its own: Ctrl-C in the terminal comes to us alone, and we pass it on as SIGTERM once.
-            command = [sys.executable, "-m", module]
+            command = [sys.executable, "-m", *module]
             processes.append(
                 subprocess.Popen(command, env=dict(settings), start_new_session=True, preexec_fn=_stop_with_parent)
             )

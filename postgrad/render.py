@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,20 @@ ID_WIDTH = len("job_") + 26  # an id that is cut off is of no use
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
+# What a terminal obeys or reorders instead of showing it: control characters, and those of bidirectional text.
+UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """The text of somebody else as a terminal may have it: what is not to be seen stands there as an escape."""
+    return UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def plain_lines(text: str) -> str:
+    """The same for text of several lines."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def jobs_table(jobs: Iterable[Body]) -> Table:
     """One line a job. Names are the users' own: shown as text, never as markup."""
     table = Table(Column("id", no_wrap=True, min_width=ID_WIDTH), "name", "status", "epoch", "train/loss", "created", box=None)
@@ -29,10 +44,24 @@ def jobs_table(jobs: Iterable[Body]) -> Table:
             job["status"],
             f"{progress['epoch']}/{progress['epochs']}",
             number(loss),
-            job["created_at"][:16].replace("T", " "),
+            _minute(job["created_at"]),
         )
-        table.add_row(*(Text(str(cell)) for cell in cells))
+        table.add_row(*(Text(plain(str(cell))) for cell in cells))
     return table
+
+
+def keys_table(keys: Iterable[Body]) -> Table:
+    """One line a key, without what opens the door."""
+    table = Table(Column("id", no_wrap=True), "name", "scopes", "created", "last used", "revoked", box=None)
+    for key in keys:
+        times = (key[name] for name in ("created_at", "last_used_at", "revoked_at"))
+        cells = (key["id"], key["name"], ", ".join(key["scopes"]), *(_minute(time) for time in times))
+        table.add_row(*(Text(plain(str(cell))) for cell in cells))
+    return table
+
+
+def _minute(time: str | None) -> str:
+    return (time or "-")[:16].replace("T", " ")
 
 
 def number(value: Any) -> str:

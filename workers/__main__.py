@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import time
 from types import FrameType
 
 import sqlalchemy as sa
 
 from jobs.curves import Curves
-from jobs.database import open_engine
+from jobs.database import SERVICE_PATIENCE_SECONDS, open_engine
+from jobs.errors import DatabaseUnfit
 from jobs.files import DataFolder
+from jobs.room import Room
 from jobs.settings import Settings
 from jobs.store import Store
 from jobs.tables import metadata
@@ -64,21 +67,26 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _quit)  # until the supervisor listens itself there is nothing to give back
     launcher = best_launcher()  # first: it warms up while we look around
     try:
-        engine = open_engine(settings)
+        engine = open_engine(settings, SERVICE_PATIENCE_SECONDS)
         wait_for_schema(engine)
         supervisor = Supervisor(
             Store(engine),
-            Curves(engine),
+            Curves(engine, settings.max_curve_points),
             DataFolder.of(settings),
             launcher,
             discover(),
             cpu_slots=settings.cpu_slots,
             lease_seconds=settings.lease_seconds,
-            bounds=Bounds(settings.python_memory_bytes, settings.python_disk_bytes, settings.allow_python),
+            bounds=Bounds(
+                settings.python_memory_bytes, settings.python_disk_bytes, settings.allow_python, settings.max_log_bytes
+            ),
+            room=Room.of(settings),
         )
         supervisor.run()
     except KeyboardInterrupt:
         log.info("stopped before it began")
+    except DatabaseUnfit as problem:
+        sys.exit(f"postgrad: {problem}")
     finally:
         launcher.close()
 

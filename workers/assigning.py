@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import JobsError
+from jobs.errors import JobsError, LostLease
 from jobs.files import DataFolder
 from jobs.profiles import PLAIN, PYTHON, STRICT, profile_under
 from jobs.records import Claim, Failure
@@ -26,14 +26,15 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a job under profile strict may take, and whether it may be the user's own Python.
+    """What a job may take, the first two under profile strict only, and whether it may be the user's own Python.
 
-    Bytes of address space are those beyond Python and torch.
+    Bytes of address space are those beyond Python and torch; the log's are those of one attempt.
     """
 
     memory_bytes: int = 4 * 2**30
     disk_bytes: int = 4 * 2**30
     allow_python: bool = False
+    log_bytes: int = 64 * 2**20
 
 
 NOT_ALLOWED = "the worker runs no Python of users: POSTGRAD_ALLOW_PYTHON is not set"
@@ -56,16 +57,25 @@ class Assigner:
         self._store, self._folder, self._bounds = store, folder, bounds
 
     def assign(self, claim: Claim, device: str) -> Assignment:
-        """The trainer's orders; the job's folder is made. Raises CannotStart when something is not there."""
+        """The trainer's orders; the job's folder is made, and empty but for logs where the curve begins anew, and its
+        door for this attempt is open.
+
+        Raises CannotStart when something is not there, and LostLease.
+        """
         spec = json.loads(claim.spec)
+        door = self._door(claim)
+        if claim.environment is None:
+            # Not before the door was opened: a worker that was stopped here for long must not clear what another one writes.
+            # Either no attempt has begun, or a retry from the start was asked for: then what is left is of the run before.
+            self._folder.clear_job(claim.job_id)
         return Assignment(
             job_id=claim.job_id,
             attempt=claim.attempt,
             spec=claim.spec,
             device=device,
             threads=claim.threads,
-            dataset=str(self._dataset(claim.job_id, spec["dataset"])),
-            job_folder=str(self._folder.make_job(claim.job_id)),
+            dataset=str(self._dataset(door, spec["dataset"])),
+            job_folder=str(door),
             profile=profile_under(claim.profile),
             model_file=self._upload(spec["model"], "/model", "invalid_spec"),
             source_file=self._upload(spec["dataset"], "/dataset", "invalid_data") if _is_python(spec["dataset"]) else None,
@@ -75,10 +85,19 @@ class Assigner:
             environment=claim.environment,
         )
 
-    def _dataset(self, job_id: str, dataset: dict[str, Any]) -> Path:
+    def _door(self, claim: Claim) -> Path:
+        door = self._folder.open_attempt(claim.job_id, claim.attempt)
+        try:
+            self._store.check_held(claim.job_id, claim.attempt)
+        except LostLease:
+            self._folder.shut_attempts(claim.job_id, claim.attempt)
+            raise
+        return door
+
+    def _dataset(self, door: Path, dataset: dict[str, Any]) -> Path:
         """The folder with the job's arrays; what a user's Dataset gives lies in the job's own, once it has been read."""
         if _is_python(dataset):
-            return self._folder.own_data(job_id)
+            return self._folder.own_data(door)
         try:
             if dataset["type"] == "builtin":
                 path, pointer = self._folder.builtin(dataset["name"]), "/dataset/name"

@@ -79,8 +79,13 @@ def _written(assignment: Assignment) -> IO[bytes]:
 
 
 def _open_log(log_file: Path) -> IO[bytes]:
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    return log_file.open("ab")
+    """The log, or a file that keeps nothing where there can be none: no job fails for its log."""
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        return log_file.open("ab")
+    except OSError as error:
+        log.error("%s cannot be written, so what this trainer prints is lost: %s", log_file, error)
+        return Path(os.devnull).open("ab")
 
 
 class ZygoteLauncher:

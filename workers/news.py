@@ -1,4 +1,4 @@
-"""Has anyone written to the database? The cheap question behind both new work and requests to cancel."""
+"""Has anyone written to the database? The cheap question behind both new work and requests to stop."""
 
 from __future__ import annotations
 

@@ -28,6 +28,10 @@ Values = npt.NDArray[np.float64]
 Series = Mapping[str, tuple[Steps, Values]]
 
 
+MAX_INCIDENT_ROWS = 10
+INCIDENTS = ("skipped", "rolled_back", "exploding", "checkpoint_failed")
+
+
 class ProtocolError(Exception):
     """The other side sent something that is not a frame of this protocol."""
 
@@ -42,7 +46,7 @@ class Assignment:
     device: str  # "cpu" or "cuda:<index>"
     threads: int  # for torch.set_num_threads
     dataset: str  # folder that holds schema.json and the arrays (workers/trainer/formats/prepared.py), or will from source_file
-    job_folder: str  # holds checkpoints/ and artifacts/
+    job_folder: str  # holds checkpoints/ and artifacts/; the path is gone once another attempt has the job
     profile: str = PLAIN  # the sandbox it trains under, "plain" or "strict"
     model_file: str | None = None  # an upload that holds the model, where the spec names one
     source_file: str | None = None  # an upload that holds the data set as Python
@@ -87,8 +91,35 @@ class Checkpointed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Incident:
+    """Something that happened at `iteration`: to the numbers, "skipped", "rolled_back" or "exploding"; or "checkpoint_failed".
+
+    `rows` are the first of the batch's rows, counted from 1. With `back_to` the run goes on after that iteration: the points
+    after it are to be dropped, all of which have been stored.
+    """
+
+    kind: ClassVar[str] = "incident"
+    event: str
+    text: str
+    iteration: int
+    rows: list[int] = dataclasses.field(default_factory=list)
+    back_to: int | None = None
+
+    def check(self) -> None:
+        """Raises ProtocolError unless every field is what it should be: the child may be hostile."""
+        numbers = (self.iteration, *(self.rows if isinstance(self.rows, list) else ["not a list"]), self.back_to or 0)
+        whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+        goes_back = (self.back_to is not None) == (self.event == "rolled_back")
+        if self.event not in INCIDENTS or not isinstance(self.text, str) or not (whole and goes_back):
+            raise ProtocolError(f"not an incident: {repr(self)[:200]}")
+        if len(self.rows) > MAX_INCIDENT_ROWS:
+            raise ProtocolError(f"an incident of {len(self.rows)} rows; at most {MAX_INCIDENT_ROWS} are named")
+
+
+@dataclasses.dataclass(frozen=True)
 class Ended:
-    """The trainer's last word. `state` is succeeded, failed, cancelled or, after Stop("give_back"), given_back.
+    """The trainer's last word. `state` is succeeded, failed, cancelled or, once its place is saved, paused after Stop("pause")
+    and given_back after Stop("give_back").
 
     `reason` is of the closed list in jobs/states.py.
     """
@@ -102,7 +133,7 @@ class Ended:
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """Supervisor to child: stop at the next iteration. why: "cancel" or "give_back" (checkpoint first, then exit)."""
+    """Supervisor to child: stop at the next iteration. why: "cancel"; "pause" or "give_back": checkpoint first."""
 
     kind: ClassVar[str] = "stop"
     why: str
@@ -119,8 +150,13 @@ class Stored:
     iteration: int
 
 
-Message = Started | Points | Checkpointed | Ended | Stop | Stored
-KINDS: dict[str, type[Any]] = {m.kind: m for m in (Started, Points, Checkpointed, Ended, Stop, Stored)}
+Message = Started | Points | Checkpointed | Incident | Ended | Stop | Stored
+KINDS: dict[str, type[Any]] = {m.kind: m for m in (Started, Points, Checkpointed, Incident, Ended, Stop, Stored)}
+
+
+def suspect_of(spec: str) -> str:
+    """What a user may try first when the memory was not enough, from the spec's stored text."""
+    return f"batch_size {json.loads(spec).get('batch_size')} is the first suspect: try a smaller one"
 
 
 def encode(message: Message) -> bytes:

@@ -55,8 +55,15 @@ function show(job) {
   $("name").textContent = job.name || job.id;
   $("status").textContent = job.status;
   $("status").className = `status ${job.status}`;
-  $("cancel").hidden = ENDED.has(job.status);
+  const over = ENDED.has(job.status);
+  $("cancel").hidden = over;
   $("cancel").disabled = job.cancel_requested;
+  $("pause").hidden = over || job.pause_requested;
+  $("pause").disabled = job.cancel_requested;
+  $("resume").hidden = over || !job.pause_requested;
+  $("resume").disabled = job.cancel_requested;
+  $("again").hidden = !over;
+  $("onward").hidden = !over || job.status === "succeeded";
   const facts = [
     `epoch ${progress.epoch} of ${progress.epochs}`,
     `iteration ${progress.iteration}${progress.iterations ? ` of ${progress.iterations}` : ""}`,
@@ -64,6 +71,7 @@ function show(job) {
     progress.estimated_finish_at ? `ends about ${new Date(progress.estimated_finish_at).toLocaleTimeString()}` : null,
     job.parameters ? `${job.parameters.total} parameters` : null,
     job.device,
+    job.pause_requested && job.status === "running" ? "pausing" : null,
     job.waiting,
   ];
   $("facts").textContent = facts.filter(Boolean).join(" · ");
@@ -106,6 +114,17 @@ async function enter(id) {
   }
 }
 
+// The stream of a job that has ended is closed: it is followed anew.
+async function retry(origin) {
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ from: origin }) };
+  try {
+    await json(`/v1/jobs/${open.id}/retry`, options);
+    enter(open.id);
+  } catch (error) {
+    problem(error);
+  }
+}
+
 function event(type, data) {
   if (type === "metrics") curve.add(data.series);
   else if (type === "reset") curve.truncate(data.truncate_after);
@@ -114,7 +133,11 @@ function event(type, data) {
 }
 
 $("log").addEventListener("change", (change) => curve.setLog(change.target.checked));
-$("cancel").addEventListener("click", () => json(`/v1/jobs/${open.id}/cancel`, { method: "POST" }).then(show, problem));
+for (const request of ["cancel", "pause", "resume"]) {
+  $(request).addEventListener("click", () => json(`/v1/jobs/${open.id}/${request}`, { method: "POST" }).then(show, problem));
+}
+$("again").addEventListener("click", () => retry("start"));
+$("onward").addEventListener("click", () => retry("checkpoint"));
 addEventListener("hashchange", () => enter(location.hash.slice(1)).then(refresh));
 
 $("hint").textContent = `curl ${location.origin}/v1/jobs -H 'Content-Type: application/json' -d '{

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,25 @@ def answers(client: httpx.Client, path: str) -> bool:
 class Server:
     """A running `python -m app`."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, launcher: Sequence[str] = (), **settings: str) -> None:
+        """`launcher` is a command that starts another one."""
         port = free_port()
         self.folder = folder
+        self._log = folder.parent / f"{folder.name}.log"
         self.env = environment(folder, port=str(port), **settings)
         subprocess.run([sys.executable, "-m", "migrations"], env=self.env, check=True, capture_output=True)
-        self.process = subprocess.Popen([sys.executable, "-m", "app"], env=self.env)
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen([*launcher, sys.executable, "-m", "app"], env=self.env, stdout=log, stderr=log)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
         wait_for(lambda: self.process.poll() is not None or answers(self.client, "/health/live"))
-        assert self.process.poll() is None, "the server ended at its start"
+        assert self.process.poll() is None, self.log()
 
     def wait_until_ready(self) -> None:
         wait_for(lambda: answers(self.client, "/health/ready"))
+
+    def log(self) -> str:
+        """All that the server has printed."""
+        return self._log.read_text()
 
     def stop(self) -> int:
         self.client.close()

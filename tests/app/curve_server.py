@@ -18,9 +18,11 @@ from fastapi import FastAPI
 
 from app import curve_routes, problems, streams
 from app.checker import Checker
+from app.security import Gate
 from app.state import Service
 from jobs.curves import Curves
 from jobs.files import DataFolder
+from jobs.room import Room
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs.queue_of_jobs import add_job, open_store
@@ -50,12 +52,14 @@ class CurveServer:
     def start(self) -> None:
         self.stopping = threading.Event()
         settings = Settings(data_dir=self.folder.root)
-        parts = (settings, self.store.engine, self.store, self.curves, self.folder, Checker(), self.stopping)
+        parts = (settings, self.store.engine, self.store, self.curves, self.folder, Room.of(settings), Checker(), self.stopping)
         app = FastAPI()
         app.state.service = Service(*parts)
         problems.install(app)
         app.include_router(curve_routes.router)
         app.include_router(streams.router)
+        app.state.store = self.store
+        app.add_middleware(Gate, settings=settings)
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -77,6 +81,11 @@ class CurveServer:
         self.client.close()
         self.stop()
         self.store.engine.dispose()
+
+    def unsent(self) -> int:
+        """Bytes that the server holds because their reader does not take them, the most of any connection."""
+        connections: list[Any] = list(self._server.server_state.connections)
+        return max((each.transport.get_write_buffer_size() for each in connections), default=0)
 
     def running_job(self) -> str:
         """The id of a job in its first attempt."""

@@ -38,6 +38,9 @@ def test_what_is_not_json_is_400(body: bytes) -> None:
         (b'{"m": {"\\udc00": 1}}', 422, "/m", "not_text"),
         (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), 422, "/0" * MAX_DEPTH, "too_deep"),
         (b"[" * 100_000 + b"]" * 100_000, 422, "", "too_deep"),
+        (b"[" + b"1," * 100_000 + b"1]", 422, "", "too_large"),
+        (b"[" + b"{}," * 60_000 + b"1]", 422, "", "too_large"),
+        (b'{"a": ' + b"-" + b"9" * 2_000_000 + b"}", 422, "/a", "out_of_range"),
     ],
 )
 def test_json_that_no_spec_can_mean_is_refused_with_its_place(body: bytes, status: int, pointer: str, code: str) -> None:
@@ -51,3 +54,10 @@ def test_a_long_list_of_problems_is_cut() -> None:
     with pytest.raises(Problem) as raised:
         decode(b"[" + b"1e999," * 5000 + b"1]")
     assert len(raised.value.errors) == 100
+
+
+@pytest.mark.parametrize(
+    "body", [b"[1." + b"9" * 2_000_000 + b"]", b'["' + b"," * 99_000 + b'"]', b"[" + b'"",' * 90_000 + b"1]"]
+)
+def test_what_is_long_and_harmless_is_read(body: bytes) -> None:
+    assert isinstance(decode(body), list)

@@ -65,6 +65,9 @@ def test_openapi_lists_what_exists_and_only_that(client: httpx.Client) -> None:
         "/v1/jobs",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/cancel",
+        "/v1/jobs/{job_id}/pause",
+        "/v1/jobs/{job_id}/resume",
+        "/v1/jobs/{job_id}/retry",
         "/v1/jobs/{job_id}/metrics",
         "/v1/jobs/{job_id}/stream",
         "/v1/jobs/{job_id}/events",
@@ -76,10 +79,30 @@ def test_openapi_lists_what_exists_and_only_that(client: httpx.Client) -> None:
         "/v1/catalog",
         "/v1/catalog/{section}",
         "/v1/workers",
+        "/v1/keys",
+        "/v1/keys/{key_id}/revoke",
         "/health/live",
+        "/v1/prune",
         "/health/ready",
     }
     assert "priority" not in json.dumps(document)
+
+
+def test_openapi_says_when_a_request_is_refused(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    for path, method, statuses in (
+        ("/v1/jobs/{job_id}/cancel", "post", {"200", "202", "412"}),
+        ("/v1/jobs/{job_id}/pause", "post", {"200", "202", "409", "412"}),
+        ("/v1/jobs/{job_id}/resume", "post", {"200", "409", "412"}),
+        ("/v1/jobs/{job_id}/retry", "post", {"200", "409", "412"}),
+        ("/v1/jobs/{job_id}", "delete", {"204", "409", "412"}),
+        ("/v1/files/{file_id}", "delete", {"204", "409"}),
+    ):
+        responses = paths[path][method]["responses"]
+        assert set(responses) - {"default"} == statuses, path
+        assert all("application/problem+json" in responses[s]["content"] for s in statuses & {"409", "412"})
+    body = paths["/v1/jobs/{job_id}/retry"]["post"]["requestBody"]
+    assert body["content"]["application/json"]["schema"]["properties"]["from"]["enum"] == ["start", "checkpoint"]
 
 
 def test_openapi_holds_the_spec_and_every_reference_resolves(client: httpx.Client) -> None:
@@ -124,7 +147,7 @@ def test_a_model_of_the_catalog_says_where_an_upload_goes(client: httpx.Client) 
 def test_ready_says_what_it_checked(client: httpx.Client) -> None:
     body = client.get("/health/ready").json()
     assert body["status"] == "ready"
-    assert set(body["checks"]) == {"schema", "checker", "torch", "sqlite"}
+    assert set(body["checks"]) == {"schema", "checker", "torch", "sqlite", "disk"}
     assert body["checks"]["checker"]["torch"].startswith("2.")
     assert body["checks"]["sqlite"]["version"].startswith("3.")
 

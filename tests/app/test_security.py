@@ -12,8 +12,9 @@ import pytest
 from pydantic import SecretStr
 
 from app.security import ServerRefuses, check_settings, is_loopback
+from jobs.database import data_version, open_engine
 from jobs.settings import Settings
-from tests.app.conftest import Server, environment
+from tests.app.conftest import Server, environment, good_spec
 
 KEY = "pg_test"
 
@@ -81,6 +82,52 @@ def test_another_sites_page_cannot_post(client: httpx.Client, headers: dict[str,
     answer = client.post("/v1/jobs", json={}, headers=headers)
     assert answer.status_code == 403
     assert client.get("/v1/jobs", headers=headers).status_code == 200
+
+
+FORMS = {
+    "text/plain": b'{"dataset": "',
+    "application/x-www-form-urlencoded": b"a=b",
+    "multipart/form-data; boundary=x": (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\na,b\n1,2\n\r\n--x--\r\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/files", "/v1/keys", "/v1/jobs/job_none/cancel"])
+def test_a_form_of_another_site_cannot_post(client: httpx.Client, kind: str, path: str) -> None:
+    """What a page can send without asking first: a browser adds Origin to it, newer ones Sec-Fetch-Site too."""
+    for source in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        answer = client.post(path, content=FORMS[kind], headers={"Content-Type": kind, **source})
+        assert (answer.status_code, answer.json()["type"]) == (403, "/problems/forbidden")
+
+
+def test_no_other_site_is_told_that_it_may_read(client: httpx.Client) -> None:
+    asking = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    answers = [
+        client.options("/v1/jobs", headers=asking),
+        client.get("/v1/jobs", headers=asking),
+        client.get("/", headers=asking),
+    ]
+    assert not [name for answer in answers for name in answer.headers if name.startswith("access-control")]
+    assert answers[0].status_code == 405
+    assert all(answer.headers["cross-origin-resource-policy"] == "same-origin" for answer in answers)
+
+
+def test_no_get_changes_anything(server: Server) -> None:
+    client, job = server.client, server.client.post("/v1/jobs", json=good_spec()).json()["id"]
+    file = client.post("/v1/files", files={"file": ("get.csv", b"a,b\n7,7\n8,8\n")}).json()["id"]
+    values = {"job_id": job, "file_id": file, "section": "losses", "name": "model.safetensors"}
+    paths = [path for path, methods in client.get("/openapi.json").json()["paths"].items() if "get" in methods]
+    assert len(paths) > 10
+    connection = open_engine(server.folder / "postgrad.db").connect()
+    before, folder = data_version(connection), sorted(server.folder.rglob("*"))
+    for path in paths:
+        with client.stream("GET", path.format(**values)) as answer:  # a stream of a queued job has no end
+            assert answer.status_code in (200, 404), path
+    assert (data_version(connection), sorted(server.folder.rglob("*"))) == (before, folder)
+    client.post(f"/v1/jobs/{job}/cancel")
+    assert data_version(connection) != before
 
 
 def test_the_own_page_can_post(client: httpx.Client) -> None:

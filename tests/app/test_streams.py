@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app import streams
+from app import callers, streams
 from tests.app.curve_server import LOSS, CurveServer, Event, steps_of, until
 
 
@@ -177,3 +179,34 @@ def test_nothing_is_watched_once_the_listeners_have_gone(server: CurveServer) ->
     server.append(job, 1, 2, name=LOSS)
     with server.stream(job) as stream:
         assert steps_of(until(stream, "metrics")) == [1]
+
+
+def test_a_stream_ends_when_its_key_is_revoked(server: CurveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(callers, "LOOK_SECONDS", 0.0)
+    job = server.running_job()
+    key, secret = server.store.add_key("watcher", ["read"])
+    with server.stream(job, Authorization=f"Bearer {secret}") as stream:
+        until(stream, "status")
+        server.store.revoke_key(key.id)
+        server.append(job, 1, 3)
+        assert "end" not in [event.name for event in stream]  # it is over, and the job is not
+    with server.client.stream("GET", f"/v1/jobs/{job}/stream", headers={"Authorization": f"Bearer {secret}"}) as again:
+        assert again.status_code == 401
+
+
+def test_a_client_that_reads_nothing_costs_a_bounded_buffer(server: CurveServer) -> None:
+    job = server.running_job()
+    server.append(job, 1, 500_001)  # some 20 MB of events
+    with socket.socket() as idle:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idle.connect(("127.0.0.1", server.client.base_url.port))
+        idle.sendall(f"GET /v1/jobs/{job}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        while server.unsent() == 0:  # until the system takes no more
+            time.sleep(0.01)
+        for at in range(500_001, 500_021):  # news does not pile up either
+            cursor = server.client.get(f"/v1/jobs/{job}/metrics").json()["cursor"]
+            server.append(job, at, at + 1)
+            with server.stream(job, Last_Event_ID=cursor) as other:
+                assert steps_of(until(other, "metrics")) == [at]
+            assert server.unsent() < 1_000_000

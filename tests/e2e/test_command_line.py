@@ -125,6 +125,31 @@ def test_pull_brings_the_weights(service: Service, finished: str, tmp_path: Path
         assert weights.get_tensor("0.weight").shape == (64, 30)
 
 
+def test_a_job_is_paused_resumed_retried_and_removed(service: Service) -> None:
+    job_id = service.submit(mlp(epochs=100_000))
+    wait_for(lambda: service.job(job_id)["progress"]["iteration"] > 0, 30)
+    assert ok(service, "pause", job_id) == f"{job_id}: asked to pause\n"
+    wait_for(lambda: service.job(job_id)["status"] == "paused", 20)
+    assert ok(service, "resume", job_id).startswith(f"{job_id}: ")
+    refused = postgrad(service, "retry", job_id, "--from", "start")
+    assert (refused.returncode, "only a job that has ended can be retried" in refused.stderr) == (2, True)
+    ok(service, "cancel", job_id)
+    service.finished(job_id)
+    assert ok(service, "retry", job_id, "--from", "checkpoint").startswith(f"{job_id}: ")
+    ok(service, "cancel", job_id)
+    service.finished(job_id)
+    assert ok(service, "rm", job_id) == f"{job_id}: deleted\n"
+    assert postgrad(service, "show", job_id).returncode == 2
+    assert "Missing option '--from'" in postgrad(service, "retry", job_id).stderr
+
+
+def test_an_upload_is_removed(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "gone.csv").write_text("a,b\n5,6\n7,8\n")
+    file_id = ok(service, "upload", str(tmp_path / "gone.csv")).strip()
+    assert ok(service, "rm", file_id) == f"{file_id}: deleted\n"
+    assert service.client.get(f"/v1/files/{file_id}").status_code == 404
+
+
 def test_upload_and_train_on_it(service: Service, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("size,bought\n" + "".join(f"{i},{'yes' if i > 20 else 'no'}\n" for i in range(40)))
     file_id = ok(service, "upload", str(tmp_path / "t.csv")).strip()
@@ -145,8 +170,37 @@ def test_catalog_says_what_may_be_named(service: Service) -> None:
 
 def test_help_lists_every_command(service: Service) -> None:
     shown = ok(service, "--help")
-    commands = {"serve", "worker", "migrate", "submit", "ls", "show", "cancel", "curve", "pull", "upload", "catalog"}
+    commands = {"keys", "serve", "worker", "migrate", "submit", "ls", "show", "cancel", "curve", "pull", "upload", "catalog"}
+    commands |= {"pause", "resume", "retry", "rm", "prune", "backup"}
     assert {name for name in commands if f" {name} " in shown} == commands
+
+
+def test_prune_says_what_would_go_and_wants_an_age(service: Service, finished: str) -> None:
+    assert ok(service, "prune", "--older-than", "0s", "--dry-run").startswith("would go: ")
+    assert ok(service, "prune", "--older-than", "1.5d").startswith("removed: 0 jobs, 0 files, 0 pinned weights; 0 bytes")
+    assert service.job(finished)["status"] == "succeeded"
+    bad = postgrad(service, "prune", "--older-than", "30")
+    assert (bad.returncode, "such as 30d" in bad.stderr) == (2, True)
+
+
+# ---- keys
+
+
+def test_keys_are_made_listed_used_and_revoked(service: Service) -> None:
+    made = postgrad(service, "keys", "create", "a [red]reader", "--scope", "read")
+    secret, key_id = made.stdout.strip(), made.stderr.split()[0]
+    assert secret.startswith("pg_")
+    assert "POSTGRAD_API_KEY" not in made.stdout  # the key alone: it can be assigned
+    listed = ok(service, "keys", "ls")
+    assert [line.split()[1:4] for line in listed.splitlines() if key_id in line] == [["a", "[red]reader", "read"]]
+    assert secret not in listed
+    assert ok(service, "ls", "--key", secret)
+    refused = postgrad(service, "submit", "-", "--key", secret, stdin=json.dumps(mlp()))
+    assert (refused.returncode, "needs write" in refused.stderr) == (2, True)
+    assert ok(service, "keys", "revoke", key_id) == f"{key_id}: revoked\n"
+    assert "send a key" in postgrad(service, "ls", "--key", secret).stderr
+    assert "this key does not exist" in postgrad(service, "keys", "revoke", "key_none").stderr
+    assert "/scopes/0" in postgrad(service, "keys", "create", "x", "--scope", "root").stderr
 
 
 # ---- the server's processes

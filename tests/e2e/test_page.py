@@ -26,6 +26,7 @@ def page(service: Service) -> Iterator[Page]:
         opened = browser.new_page(viewport={"width": 1200, "height": 900})
         errors: list[str] = []
         opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        opened.on("dialog", lambda dialog: errors.append(f"said {dialog.message}"))
         opened.on("pageerror", lambda error: errors.append(str(error)))
         opened.on("request", lambda r: None if r.url.startswith(service.url) else errors.append(f"asked {r.url}"))
         yield opened
@@ -57,6 +58,27 @@ def test_a_name_is_text_and_never_markup(service: Service, page: Page) -> None:
 def test_cancel_from_the_page(service: Service, page: Page) -> None:
     job_id = service.submit(mlp(epochs=100_000))
     page.goto(f"{service.url}/#{job_id}")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
+
+
+def test_pause_resume_and_run_again_from_the_page(service: Service, page: Page) -> None:
+    job_id = service.submit(mlp(epochs=100_000))
+    page.goto(f"{service.url}/#{job_id}")
+    expect(page.locator("#status")).to_have_text("running", timeout=10_000)
+    expect(page.get_by_role("button", name="Resume")).to_be_hidden()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#status")).to_have_text("paused", timeout=10_000)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#status")).to_have_text("running", timeout=10_000)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
+    page.get_by_role("button", name="Go on from checkpoint").click()
+    expect(page.locator("#status")).to_have_text("running", timeout=10_000)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
+    page.get_by_role("button", name="Run again").click()
+    expect(page.locator("#status")).to_have_text("running", timeout=10_000)
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#status")).to_have_text("cancelled", timeout=10_000)
 

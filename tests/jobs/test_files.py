@@ -64,10 +64,10 @@ def test_no_artifact_or_built_in_set_has_a_hostile_name(folder: DataFolder, name
 
 def test_an_upload_is_kept_once_by_its_content(folder: DataFolder) -> None:
     for _ in range(2):
-        incoming = folder.incoming()
-        incoming.write_bytes(b"a,b\n1,2\n")
-        sha = hashlib.sha256(incoming.read_bytes()).hexdigest()
-        assert folder.keep(incoming, sha) == folder.file(sha)
+        with folder.incoming() as incoming:
+            incoming.write_bytes(b"a,b\n1,2\n")
+            sha = hashlib.sha256(incoming.read_bytes()).hexdigest()
+            assert folder.keep(incoming, sha) == folder.file(sha)
     assert [path.name for path in (folder.root / "files").iterdir()] == [sha]
     assert folder.file(sha).read_bytes() == b"a,b\n1,2\n"
 
@@ -81,6 +81,42 @@ def test_logs_come_in_the_order_of_attempts(folder: DataFolder) -> None:
     assert [attempt for attempt, _ in folder.logs(job)] == [1, 2, 10]
     assert folder.checkpoints(job).is_dir()
     assert folder.artifacts(job).is_dir()
+
+
+def test_a_door_leads_into_the_jobs_folder_until_a_later_attempt_opens_its_own(folder: DataFolder) -> None:
+    job = new_job_id()
+    first = folder.open_attempt(job, 1)
+    (first / "checkpoints" / "a").write_text("of attempt 1")
+    assert (folder.checkpoints(job) / "a").read_text() == "of attempt 1"
+    second = folder.open_attempt(job, 2)
+    assert (second / "checkpoints" / "a").read_text() == "of attempt 1"
+    for write in (lambda: (first / "checkpoints" / "a").write_text("late"), lambda: (first / "checkpoints" / "a").unlink()):
+        with pytest.raises(FileNotFoundError):
+            write()
+    with pytest.raises(FileNotFoundError):
+        (second / "checkpoints" / "a").rename(first / "artifacts" / "a")
+    assert (folder.checkpoints(job) / "a").read_text() == "of attempt 1"
+    assert (first.name, second.name, folder.logs(job)) == ("attempt-1", "attempt-2", [])
+
+
+def test_a_late_attempt_leaves_the_doors_of_later_ones_open(folder: DataFolder) -> None:
+    job = new_job_id()
+    second = folder.open_attempt(job, 2)
+    folder.open_attempt(job, 1)
+    folder.shut_attempts(job, 1)
+    assert [path.name for path in folder.job(job).iterdir() if path.is_symlink()] == [second.name]
+    folder.shut_attempts(job, 2)
+    folder.shut_attempts(job, 2)
+    assert not second.exists()
+
+
+def test_what_a_trainer_puts_in_the_place_of_a_door_goes(folder: DataFolder) -> None:
+    job = new_job_id()
+    (folder.make_job(job) / "attempt-2" / "artifacts").mkdir(parents=True)
+    (folder.job(job) / "attempt-3").symlink_to(folder.root)
+    assert folder.open_attempt(job, 2).resolve() == folder.job(job)
+    assert folder.open_attempt(job, 3).resolve() == folder.job(job)
+    assert folder.root.is_dir()
 
 
 def test_the_settings_name_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,8 @@ def test_a_lease_renewed_after_it_was_seen_overdue_is_left_alone(store: Store) -
 WRITES: dict[str, Callable[[Store, str], object]] = {
     "started": lambda store, job_id: start(store, job_id, 1),
     "progressed": lambda store, job_id: store.progressed(job_id, 1, epoch=1, iteration=1),
+    "noted": lambda store, job_id: store.noted(job_id, 1, "checkpoint", "a checkpoint is on disk", {}),
+    "check_held": lambda store, job_id: store.check_held(job_id, 1),
     "finish": lambda store, job_id: store.finish(job_id, 1, "succeeded"),
     "fail": lambda store, job_id: store.finish(job_id, 1, "failed", Failure("error", "boom")),
     "end_attempt": lambda store, job_id: store.end_attempt(job_id, 1, "crashed", "signal 9"),

@@ -101,7 +101,7 @@ def test_arguments_are_the_given_ones_under_torchs_names() -> None:
 def test_defaults_are_those_of_the_contract() -> None:
     spec = parse(changed(split=GONE, metrics=GONE, lr_scheduler=GONE, name=GONE, metadata=GONE))
     assert (spec.seed, spec.shuffle, spec.drop_last, spec.device, spec.max_attempts) == (0, True, False, "auto", 3)
-    assert (spec.precision, spec.exact, spec.on_nonfinite) == ("32-true", True, "fail")
+    assert (spec.precision, spec.exact, spec.on_nonfinite.type) == ("32-true", True, "fail")
     assert (spec.split.train, spec.split.val, spec.split.test, spec.split.seed) == (1.0, 0.0, 0.0, None)
     assert (spec.checkpoint.every_n_epochs, spec.checkpoint.every_seconds, spec.checkpoint.keep) == (None, 30.0, 2)
 
@@ -239,7 +239,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"precision": "16"}, "/precision", "unknown_choice"),
     ({"precision": "bf16-mixed", "exact": False, "loss": "BCELoss"}, "/loss", "not_supported"),
     ({"exact": False}, "/exact", "not_supported"),
-    ({"on_nonfinite": "skip"}, "/on_nonfinite", "not_supported"),
+    ({"on_nonfinite": "ignore"}, "/on_nonfinite", "unknown_choice"),
+    ({"on_nonfinite": {"lr_factor": 0.5}}, "/on_nonfinite/type", "missing"),
+    ({"on_nonfinite": {"type": "skip", "lr_factor": 0.5}}, "/on_nonfinite/lr_factor", "not_supported"),
+    ({"on_nonfinite": {"type": "rollback", "lr_factor": 0}}, "/on_nonfinite/lr_factor", "out_of_range"),
+    ({"on_nonfinite": {"type": "rollback", "lr_factr": 1}}, "/on_nonfinite/lr_factr", "unknown_field"),
     ({"model": {"type": "python", "id": "file_" + "0" * 24}}, "/model/class", "missing"),
     ({"model__init_from": "job_1"}, "/model/init_from", "wrong_type"),
     ({"dataset": {"type": "python", "id": "file_" + "0" * 24}}, "/dataset/class", "missing"),

@@ -73,6 +73,17 @@ def test_going_up_keeps_the_data(engine: sa.Engine) -> None:
     assert Store(engine).job(job.id) == job
 
 
+def test_going_back_over_the_keys_keeps_the_jobs(engine: sa.Engine) -> None:
+    upgrade(engine)
+    store = Store(engine)
+    job = add_job(store)
+    store.add_key("laptop", ["read"])
+    downgrade(engine, "0002")
+    assert not {"keys", "replies"} & set(definitions(engine))
+    upgrade(engine)
+    assert (store.job(job.id), store.api_keys()) == (job, [])
+
+
 def test_a_failed_upgrade_leaves_nothing_behind(engine: sa.Engine) -> None:
     with writing(engine) as connection:
         connection.exec_driver_sql("CREATE TABLE curve_pyramid (in_the_way INTEGER)")

@@ -20,6 +20,7 @@ from workers.trainer.feed import Feed
 from workers.trainer.loop import Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import Model
+from workers.trainer.nonfinite import Guard
 from workers.trainer.objective import build_loss, complete_loss
 from workers.trainer.optimizers import build_optimizer
 from workers.trainer.param_groups import Parameters
@@ -83,6 +84,7 @@ class Bench:
             eval_metrics=Metrics(spec, description, loss, CPU),
             precision=Precision(spec.precision, CPU),
             early_stopping=EarlyStopping(spec),
+            guard=Guard(spec.on_nonfinite.type, model.module, loss, feed, scaled=spec.precision == "16-mixed", device=CPU),
             batch_size=spec.batch_size,
             epochs=spec.epochs,
             scheduler_interval=spec.lr_scheduler.interval if spec.lr_scheduler else "epoch",

@@ -7,7 +7,6 @@ import hashlib
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +18,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jobs.spec import parse
-from workers.protocol import Assignment, Channel, Checkpointed, Decoder, Ended, Message, Points, Started, Stop, Stored, encode
+from workers.protocol import (
+    Assignment,
+    Channel,
+    Checkpointed,
+    Decoder,
+    Ended,
+    Incident,
+    Message,
+    Points,
+    Started,
+    Stop,
+    Stored,
+    encode,
+)
 from workers.trainer import attempt, ingest
+from workers.trainer.output import forgive
 
 
 @dataclass
@@ -31,6 +44,7 @@ class Supervised:
     curve: dict[str, dict[int, float]] = field(default_factory=dict)
     started: list[Started] = field(default_factory=list)
     checkpoints: list[Checkpointed] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     iteration: int = 0
     stderr: str = ""
@@ -76,9 +90,7 @@ class Supervised:
         match message:
             case Started():
                 self.started.append(message)
-                for points in self.curve.values():
-                    for step in [s for s in points if s > message.resumed_from]:
-                        del points[step]
+                self._drop_after(message.resumed_from)
             case Points():
                 self._append(message)
                 self.iteration = message.iteration
@@ -86,8 +98,17 @@ class Supervised:
                     _answer(sock, Stored(message.iteration))
             case Checkpointed():
                 self.checkpoints.append(message)
+            case Incident():
+                self.incidents.append(message)
+                if message.back_to is not None:
+                    self._drop_after(message.back_to)
             case Ended():
                 self.ended.append(message)
+
+    def _drop_after(self, iteration: int) -> None:
+        for points in self.curve.values():
+            for step in [s for s in points if s > iteration]:
+                del points[step]
 
     def _append(self, message: Points) -> None:
         for name, (steps, values) in message.series.items():
@@ -130,8 +151,7 @@ def _child(assignment: Assignment, ours: socket.socket, theirs: socket.socket, l
         descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        forgive()
         attempt.run(assignment, Channel(theirs))
         status = 0
     except BaseException:

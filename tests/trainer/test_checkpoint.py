@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from jobs.files import DataFolder
+from jobs.store import new_job_id
 from tests.trainer.supervised import Supervised, job, prepare
-from workers.protocol import Checkpointed, Message, Points, Started
-from workers.trainer import recorder
+from workers.protocol import Checkpointed, Ended, Message, Points, Started
+from workers.trainer import loop, recorder
+from workers.trainer.artifacts import LAST, Artifacts, write_whole
+from workers.trainer.artifacts import SPEC as SPEC_NAME
 from workers.trainer.checkpoint import Checkpoints
+from workers.trainer.control import Control
 
 # Random layers, running statistics, a scheduler per iteration, optimizer state, metrics of training and validation.
 SPEC: dict[str, Any] = {
@@ -73,7 +78,7 @@ def at(iteration: int, do: str) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("do", ["kill", "vanish", "give_back"])
+@pytest.mark.parametrize("do", ["kill", "vanish", "give_back", "pause"])
 def test_resumes_bit_for_bit(
     sets: Path, tmp_path: Path, undisturbed: Supervised, do: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,12 +90,40 @@ def test_resumes_bit_for_bit(
     for stop in sorted(chance.sample(range(1, 75), 3)):
         disturbed.assignment = replace(disturbed.assignment, attempt=(attempts := attempts + 1))
         ended = disturbed.attempt(at(stop, do))
-        assert ended is None or ended.state in ("given_back", "succeeded"), disturbed.stderr
+        assert ended is None or ended.state in ("given_back", "paused", "succeeded"), disturbed.stderr
     if not disturbed.ended or disturbed.ended[-1].state != "succeeded":
         disturbed.attempt()
     assert disturbed.ended[-1].state == "succeeded", disturbed.stderr
-    assert any(s.resumed_from for s in disturbed.started) or do != "give_back"
+    assert any(s.resumed_from for s in disturbed.started) or do not in ("give_back", "pause")
     same(disturbed, undisturbed)
+
+
+def test_a_pause_before_the_first_iteration_keeps_the_place(sets: Path, tmp_path: Path, undisturbed: Supervised) -> None:
+    paused = job(sets, tmp_path, SPEC)
+    assert paused.attempt(lambda _job, message: "pause" if isinstance(message, Started) else None) == Ended("paused")
+    assert 1 <= paused.checkpoints[-1].iteration < 15
+    paused.attempt()
+    assert paused.started[-1].resumed_from == paused.checkpoints[0].iteration
+    same(paused, undisturbed)
+
+
+def test_a_pause_during_a_validation_comes_after_it(
+    sets: Path, tmp_path: Path, undisturbed: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validations: list[bool] = []  # in the process of each attempt
+    inference, should_stop = loop._inference, Control.should_stop
+
+    def noticed(model: torch.nn.Module) -> Any:
+        validations.append(True)
+        return inference(model)
+
+    monkeypatch.setattr(loop, "_inference", noticed)
+    monkeypatch.setattr(Control, "should_stop", lambda control: "pause" if validations else should_stop(control))
+    paused = job(sets, tmp_path, SPEC)
+    while paused.attempt() == Ended("paused"):
+        assert len(paused.curve["val/loss"]) == len(paused.ended)
+    assert [checkpoint.iteration for checkpoint in paused.checkpoints] == [15, 30, 45, 60, 75]
+    same(paused, undisturbed)
 
 
 @pytest.mark.parametrize("stop", [20, 40, 70])
@@ -225,6 +258,50 @@ def test_a_failure_before_the_rename_changes_nothing(tmp_path: Path) -> None:
     assert (state["iteration"], notes) == (5, [])
 
 
+def test_an_attempt_that_wakes_up_at_the_rename_writes_and_removes_nothing(tmp_path: Path) -> None:
+    folder, job = DataFolder(tmp_path, tmp_path), new_job_id()
+    old = Checkpoints(folder.open_attempt(job, 1) / "checkpoints", keep=1)
+    save(old, 5)
+
+    def stopped_for_long() -> None:
+        new = Checkpoints(folder.open_attempt(job, 2) / "checkpoints", keep=2)
+        save(new, 6)
+        (folder.checkpoints(job) / "000000000009.pt.tmp").write_bytes(b"of attempt 2, not whole yet")
+
+    with pytest.raises(FileNotFoundError):
+        old.save({"iteration": 6, "tensor": torch.zeros(100)}, 6, 1, stopped_for_long)
+    with pytest.raises(FileNotFoundError):
+        save(old, 7)
+    assert old.latest() == (None, [])
+    left = ["000000000005", "000000000006", "000000000009"]
+    assert sorted({path.name.partition(".")[0] for path in folder.checkpoints(job).iterdir()}) == left
+    state, notes = Checkpoints(folder.checkpoints(job), keep=2).latest()
+    assert state is not None
+    assert (state["iteration"], state["tensor"][1], notes) == (6, 1, [])
+
+
+def test_an_attempt_that_wakes_up_in_the_middle_of_a_file_changes_none_of_the_next_ones(tmp_path: Path) -> None:
+    folder, job = DataFolder(tmp_path, tmp_path), new_job_id()
+
+    def halfway(path: Path) -> None:
+        with path.open("wb") as file:
+            file.write(b"old" * 10_000)
+            file.flush()
+            new = Artifacts(folder.open_attempt(job, 2) / "artifacts", "spec of attempt 2")
+            new.write_spec()
+            write_whole(folder.artifact(job, LAST), lambda path: path.write_bytes(b"new"))
+            file.write(b"old" * 10_000)
+
+    with pytest.raises(FileNotFoundError):
+        write_whole(folder.open_attempt(job, 1) / "artifacts" / LAST, halfway)
+    with pytest.raises(FileNotFoundError):
+        Artifacts(folder.job(job) / "attempt-1" / "artifacts", "spec of attempt 1").write_spec()
+    assert {path.name: path.read_bytes() for path in folder.artifacts(job).iterdir()} == {
+        LAST: b"new",
+        SPEC_NAME: b"spec of attempt 2",
+    }
+
+
 @pytest.mark.parametrize("harm", ["bit", "short", "gone", "manifest"])
 def test_damage_of_every_kind_is_noticed(tmp_path: Path, harm: str) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
@@ -246,6 +323,67 @@ def test_damage_of_every_kind_is_noticed(tmp_path: Path, harm: str) -> None:
     assert len(notes) == 1
     save(checkpoints, 3)  # the damaged one does not push the good one out
     assert {p.stem for p in tmp_path.glob("*.json")} == {"000000000001", "000000000003"}
+
+
+def test_two_thousand_bit_flips_and_truncations_are_all_noticed(tmp_path: Path) -> None:
+    """Of the data and of the manifest, anywhere in them; the checkpoint before is used every time."""
+    chance = random.Random(0)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for iteration in (1, 2):
+        checkpoints.save({"iteration": iteration}, iteration, 1, lambda: None)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("000000000002.pt", "000000000002.json")}
+    for trial in range(2000):
+        for name, data in whole.items():
+            (tmp_path / name).write_bytes(data)
+        harmed = chance.choice(list(whole))
+        data = bytearray(whole[harmed])
+        if trial % 3 == 0:
+            del data[chance.randrange(len(data)) :]
+        else:
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        (tmp_path / harmed).write_bytes(data)
+        state, notes = checkpoints.latest()
+        assert state is not None
+        assert (state["iteration"], len(notes)) == (1, 1), f"trial {trial}: {harmed}"
+        assert "iteration 2 is damaged" in notes[0]
+        assert notes[0].endswith("the one before it is used")
+
+
+def test_when_all_are_damaged_the_run_starts_from_the_beginning(sets: Path, tmp_path: Path, undisturbed: Supervised) -> None:
+    damaged = job(sets, tmp_path, SPEC | {"checkpoint": {"every_n_epochs": 1, "keep": 2}})
+    damaged.attempt(lambda _job, message: "kill" if isinstance(message, Checkpointed) and message.epoch == 3 else None)
+    for file in tmp_path.glob("checkpoints/*.pt"):
+        flip_a_bit(file)
+    damaged.attempt()
+    resumed = damaged.started[-1]
+    assert resumed.resumed_from == 0
+    assert [note.rpartition("; ")[2] for note in resumed.notes] == [
+        "the one before it is used",
+        "no other is left: the run starts from the beginning",
+    ]
+    same(damaged, undisturbed)
+
+
+def test_the_only_checkpoint_is_enough_while_it_is_whole(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    flip_a_bit(tmp_path / "000000000002.pt")
+    state, notes = checkpoints.latest()
+    assert state is None
+    assert notes[0].endswith("no other is left: the run starts from the beginning")
+
+
+def test_a_checkpoint_of_an_older_format_is_said_to_be_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 7)
+    manifest = tmp_path / "000000000007.json"
+    old = json.loads(manifest.read_text()) | {"format": 1}
+    del old["manifest_sha256"]
+    manifest.write_text(json.dumps(old))
+    state, notes = checkpoints.latest()
+    assert state is None
+    assert "iteration 7 was written in format 1 by an older postgrad; this one reads format 2" in notes[0]
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from workers.child import Child, Exit
-from workers.protocol import Assignment, Channel, Checkpointed, Ended, Message, Points, Started, Stop, Stored
+from workers.protocol import Assignment, Channel, Checkpointed, Ended, Incident, Message, Points, Started, Stop, Stored
 
 
 class StubLauncher:
@@ -71,7 +71,9 @@ class StubLauncher:
 
 
 class StubTrainer:
-    """spec["stub"]: iterations, kill_at (attempt 1 only), wait_at (until told to stop), ignore_stop, send (raw bytes), fail."""
+    """spec["stub"]: iterations, kill_at (attempt 1 only), wait_at (until told to stop), ignore_stop, send (raw bytes), fail,
+    wait_for (a file in the job's folder, after iteration 10), flood (no checkpoints), incidents (by the iteration after which
+    each is told, as often as `times`)."""
 
     def __init__(self, assignment: Assignment, sock: socket.socket) -> None:
         self.assignment, self.sock = assignment, sock
@@ -79,6 +81,7 @@ class StubTrainer:
         self.plan: dict[str, Any] = json.loads(assignment.spec)["stub"]
         self.checkpoint = Path(assignment.job_folder, "checkpoints", "last")
         self.stop: str | None = None
+        self.stored = 0
 
     def run(self) -> None:
         Path(self.assignment.job_folder, f"ran-{self.assignment.attempt}-{os.getpid()}").touch()
@@ -91,7 +94,12 @@ class StubTrainer:
             if self._misbehaves(iteration):
                 return
             self._report(iteration)
+            while iteration == 10 and "wait_for" in self.plan and not self._found(self.plan["wait_for"]):
+                time.sleep(0.002)
         self.channel.send(self._last_word())
+
+    def _found(self, name: str) -> bool:
+        return Path(self.assignment.job_folder, name).exists()
 
     def _last_word(self) -> Ended:
         if failure := self.plan.get("fail"):
@@ -103,9 +111,15 @@ class StubTrainer:
             os.kill(os.getpid(), signal.SIGKILL)
         if iteration == self.plan.get("wait_at") and self.assignment.attempt == 1:
             self._wait_for_stop()
-            self.channel.send(Ended("cancelled" if self.stop == "cancel" else "given_back"))
+            self.channel.send(Ended(self._stopped(iteration - 1)))
             return True
         return False
+
+    def _stopped(self, iteration: int) -> str:
+        if self.stop == "cancel":
+            return "cancelled"
+        self._save(iteration)
+        return "paused" if self.stop == "pause" else "given_back"
 
     def _wait_for_stop(self) -> None:
         while self.stop is None or self.plan.get("ignore_stop"):
@@ -115,13 +129,18 @@ class StubTrainer:
     def _report(self, iteration: int) -> None:
         point = (np.array([iteration]), np.array([1.0 / iteration]))
         self.channel.send(Points({"train/loss": point}, epoch=1, iteration=iteration, samples_per_second=None))
-        if iteration % 5 == 0:
-            stored = 0
-            while stored < iteration:
-                stored = max([stored, *self._hear(self.channel.wait())])
-            self.checkpoint.write_text(str(iteration))
-            self.channel.send(Checkpointed(iteration, 1))
+        if incident := self.plan.get("incidents", {}).get(str(iteration)):
+            for _ in range(self.plan.get("times", 1)):
+                self.channel.send(Incident(**incident))
+        if iteration % 5 == 0 and not self.plan.get("flood"):
+            self._save(iteration)
 
-    def _hear(self, messages: list[Message]) -> list[int]:
+    def _save(self, iteration: int) -> None:
+        while self.stored < iteration:
+            self._hear(self.channel.wait())
+        self.checkpoint.write_text(str(iteration))
+        self.channel.send(Checkpointed(iteration, 1))
+
+    def _hear(self, messages: list[Message]) -> None:
         self.stop = next((m.why for m in messages if isinstance(m, Stop)), self.stop)
-        return [m.iteration for m in messages if isinstance(m, Stored)]
+        self.stored = max([self.stored, *(m.iteration for m in messages if isinstance(m, Stored))])

@@ -18,6 +18,7 @@ from workers.protocol import (
     Checkpointed,
     Decoder,
     Ended,
+    Incident,
     Message,
     Points,
     ProtocolError,
@@ -31,6 +32,7 @@ from workers.watch import joined
 MESSAGES: list[Message] = [
     Started({"torch": "2"}, {"loss": {}}, {"total": 3, "trainable": 3}, 10, 320, 0, ["a note"]),
     Checkpointed(5, 1),
+    Incident("rolled_back", "back to iteration 3", 7, [12, 4], back_to=3),
     Ended("failed", "error", "naïve \udc80".encode("utf-8", "replace").decode(), "/model"),
     Stop("cancel"),
     Stored(7),
@@ -84,6 +86,28 @@ def frame(fields: Any, binary: bytes = b"") -> bytes:
 def test_anything_else_is_a_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         Decoder().feed(data)
+
+
+@pytest.mark.parametrize(
+    "incident",
+    [
+        Incident("told", "x", 1),
+        Incident("skipped", "x", -1),
+        Incident("skipped", "x", 2**63),
+        Incident("skipped", "x", 1.5),  # type: ignore[arg-type]
+        Incident("skipped", 7, 1),  # type: ignore[arg-type]
+        Incident("skipped", "x", 1, ["a"]),  # type: ignore[list-item]
+        Incident("skipped", "x", 1, {"a": 1}),  # type: ignore[arg-type]
+        Incident("skipped", "x", 1, list(range(11))),
+        Incident("skipped", "x", 1, back_to=0),
+        Incident("rolled_back", "x", 1),
+        Incident("rolled_back", "x", 1, back_to=True),
+        Incident(["rolled_back"], "x", 1),  # type: ignore[arg-type]
+    ],
+)
+def test_an_incident_is_not_believed_as_it_comes(incident: Incident) -> None:
+    with pytest.raises(ProtocolError):
+        incident.check()
 
 
 def test_neighbouring_points_become_one_series_each() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from jobs.errors import LostLease
 from tests.workers.conftest import Driver, Place
 from tests.workers.stub import StubLauncher
 from workers.assigning import Bounds
@@ -96,6 +97,54 @@ def test_a_malformed_frame_ends_the_attempt_not_the_worker(place: Place, driver:
     assert driver.until_ended(place.submit()).state == "succeeded"
 
 
+def incident(event: str, **more: Any) -> dict[str, Any]:
+    return {"event": event, "text": "it happened", "iteration": 4, "rows": [7, 2]} | more
+
+
+def test_incidents_are_events_of_the_attempt(place: Place, driver: Driver) -> None:
+    job = driver.until_ended(place.submit(iterations=6, incidents={"3": incident("skipped"), "5": incident("exploding")}))
+    assert job.state == "succeeded"
+    told = [event for event in place.store.events(job.id).data if event.kind in ("skipped", "exploding")]
+    assert [(event.kind, event.attempt, event.message) for event in told] == [
+        ("skipped", 1, "it happened"),
+        ("exploding", 1, "it happened"),
+    ]
+    assert told[0].detail == {"iteration": 4, "rows": [7, 2]}
+
+
+def test_a_rollback_drops_points_within_the_attempt(place: Place, driver: Driver) -> None:
+    job = driver.until_ended(place.submit(iterations=6, incidents={"5": incident("rolled_back", back_to=2)}))
+    assert place.losses(job.id) == [1, 2, 6], "the stub does not write 3 to 5 again"
+    assert place.curves.version(job.id)[0] == 1
+    (event,) = [event for event in place.store.events(job.id).data if event.kind == "rolled_back"]
+    assert event.detail == {"iteration": 4, "rows": [7, 2], "back_to": 2}
+
+
+def test_a_trainer_that_tells_without_end_is_ended(place: Place, driver: Driver) -> None:
+    job = driver.until_ended(place.submit(iterations=3, incidents={"2": incident("skipped", text="x" * 9999)}, times=300))
+    assert job.failure is not None
+    assert "more than 250 incidents" in job.failure.message
+    told = [event for event in place.store.events(job.id, limit=10_000).data if event.kind == "skipped"]
+    assert len(told) == 3 * 250
+    assert all(len(event.message) == 2000 for event in told)
+
+
+def test_an_incident_of_another_kind_breaks_the_attempt(place: Place, driver: Driver) -> None:
+    job = driver.until_ended(place.submit(iterations=3, incidents={"2": incident("succeeded")}))
+    assert job.failure is not None
+    assert "not an incident" in job.failure.message
+    assert "succeeded" not in place.kinds(job.id)
+
+
+def test_an_attempt_that_is_over_tells_nothing(place: Place) -> None:
+    job_id = place.submit()
+    assert place.store.claim("w", ["cpu"], 30.0) is not None
+    place.store.give_back(job_id, 1)
+    with pytest.raises(LostLease):
+        place.store.noted(job_id, 1, "skipped", "too late", {})
+    assert "skipped" not in place.kinds(job_id)
+
+
 def test_a_trainer_that_says_nothing_and_leaves_has_crashed(place: Place) -> None:
     driver = Driver(place, place.supervisor(StubLauncher(lambda *_: None)))
     job = driver.until_ended(place.submit())
@@ -144,6 +193,37 @@ def test_a_worker_that_lost_its_lease_kills_the_trainer_and_writes_nothing(place
     assert place.store.job(job_id) == before
     driver.supervisor.close()
     other.supervisor.close()
+
+
+def test_a_worker_that_slept_between_its_claim_and_the_start_starts_nothing(place: Place) -> None:
+    job_id = place.submit()
+    other = Driver(place, place.supervisor())
+    late = place.supervisor(lease_seconds=0.5)
+    claim = place.store.claim(late.worker_id, ["cpu"], -1.0)
+    assert claim is not None
+    assert other.until_ended(job_id).attempt == 2
+    before, names = place.store.job(job_id), sorted(path.name for path in place.folder.job(job_id).iterdir())
+    assert not any(name in ("attempt-1", "attempt-2") for name in names), "a door stands open"
+    late._begin(claim)
+    assert (late._watches, late._slots.free) == ([], 1)
+    assert place.store.job(job_id) == before
+    assert sorted(path.name for path in place.folder.job(job_id).iterdir()) == names
+    for supervisor in (late, other.supervisor):
+        supervisor.close()
+
+
+def test_a_trainer_of_a_lost_attempt_finds_its_door_shut_when_the_job_has_ended(place: Place) -> None:
+    driver = Driver(place, place.supervisor(lease_seconds=0.5))
+    job_id = place.submit(wait_at=8, ignore_stop=True)
+    driver.until_iteration(job_id, 7)
+    door = place.folder.job(job_id) / "attempt-1"
+    assert door.exists()
+    place.store.request_cancel(job_id)  # so that it ends with its lease, and no later attempt shuts the door
+    other = Driver(place, place.supervisor())
+    assert other.until_ended(job_id).state == "cancelled"
+    other.until(lambda: not door.exists())
+    for supervisor in (driver.supervisor, other.supervisor):
+        supervisor.close()
 
 
 def test_out_of_memory_is_told_by_the_kernels_counter(place: Place, driver: Driver) -> None:

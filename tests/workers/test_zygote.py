@@ -22,6 +22,7 @@ from workers.sandbox import landlock_abi
 STUB = Path(__file__).with_name("zygote_with_stub.py")
 REPOSITORY = STUB.parents[2]
 PATIENCE_SECONDS = 60.0
+RAISE: dict[str, Any] = {"raise": True}  # a keyword of the language
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the zygote is for Linux")
 
@@ -48,11 +49,11 @@ def until(launcher: Launcher, condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
-def launch(launcher: Launcher, folder: Path, **plan: Any) -> Child:
+def launch(launcher: Launcher, folder: Path, log_file: Path | None = None, /, **plan: Any) -> Child:
     job = folder / "job"
     job.mkdir(exist_ok=True)
     assignment = Assignment("job_1", 1, json.dumps(plan), "cpu", 1, "/nowhere", str(job))
-    return launcher.launch(assignment, folder / "log")
+    return launcher.launch(assignment, log_file or folder / "log")
 
 
 def facts(launcher: Launcher, child: Child) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def test_a_child_writes_into_its_own_folder_only(zygote: ZygoteLauncher, tmp_pat
 
 
 def test_how_a_child_ended_is_told(zygote: ZygoteLauncher, tmp_path: Path) -> None:
-    killed, failed = launch(zygote, tmp_path, die=True), launch(zygote, tmp_path, **{"raise": True})
+    killed, failed = launch(zygote, tmp_path, die=True), launch(zygote, tmp_path, **RAISE)
     until(zygote, lambda: killed.exit and failed.exit)
     assert killed.exit is not None
     assert failed.exit is not None
@@ -193,3 +194,22 @@ def test_what_counts_as_a_secret() -> None:
         {"PATH": "/bin", "HF_TOKEN": "x", "AWS_SECRET_ACCESS_KEY": "x", "my_password": "x", "OMP_NUM_THREADS": "2"}
     )
     assert kept == {"PATH": "/bin", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("place", ["full", "in the way"])
+def test_a_log_that_cannot_be_written_stops_no_job(zygote: ZygoteLauncher, tmp_path: Path, place: str) -> None:
+    """A device that is always full; and a file where the log's folder should be."""
+    (tmp_path / "in the way").touch()
+    log_file = Path("/dev/full") if place == "full" else tmp_path / "in the way" / "log"
+    child = launch(zygote, tmp_path, log_file)
+    assert facts(zygote, child)["threads"] == 1
+    until(zygote, lambda: child.exit)
+    assert child.exit is not None
+    assert child.exit.status == 0
+
+
+def test_an_exception_that_cannot_be_logged_is_an_ordinary_end(zygote: ZygoteLauncher, tmp_path: Path) -> None:
+    child = launch(zygote, tmp_path, Path("/dev/full"), **RAISE)
+    until(zygote, lambda: child.exit)
+    assert child.exit is not None
+    assert (child.exit.status, child.exit.signal) == (1, None)

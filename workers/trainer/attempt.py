@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 import traceback
@@ -16,32 +15,37 @@ from typing import Any
 import torch
 
 from jobs.spec import InvalidSpec, JobSpec, parse
-from workers.protocol import Assignment, Channel, Checkpointed, Ended, Started
+from workers.protocol import Assignment, Channel, Checkpointed, Ended, Incident, Started, suspect_of
 from workers.trainer import checkpoint, own_data
-from workers.trainer.artifacts import Artifacts
+from workers.trainer.artifacts import LAST, Artifacts, CannotWrite
 from workers.trainer.brought import completed_model
 from workers.trainer.checkpoint import Checkpoints
 from workers.trainer.control import Control, SupervisorGone
 from workers.trainer.data import DataDescription, InvalidData, Part, describe, load
 from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.effective import effective_spec
+from workers.trainer.environment import changes, environment
 from workers.trainer.examine import examine
 from workers.trainer.feed import Feed
-from workers.trainer.loop import Position, Steps, Stopped, train
+from workers.trainer.last_finite import finite
+from workers.trainer.loop import TO_GO_ON, Position, Steps, Stopped, train
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import BuildProblem, CompletedModel, build
+from workers.trainer.nonfinite import FAIL, Diverged, Guard, Place, RolledBack
 from workers.trainer.objective import build_loss, complete_loss
 from workers.trainer.optimizers import build_optimizer
 from workers.trainer.own_fields import settled
 from workers.trainer.param_groups import Parameters
 from workers.trainer.precision import Precision
-from workers.trainer.recorder import Diverged, Recorder
+from workers.trainer.recorder import Recorder
+from workers.trainer.rollback import Anchor
 from workers.trainer.schedulers import build_scheduler, steps_of
 from workers.trainer.source import SourceProblem
 from workers.trainer.weights import initialize, take_over
 
 MESSAGE_CHARACTERS = 2000
 OVER = ("succeeded", "failed", "cancelled")  # no later attempt will want the rows of a user's own data set
+MAX_UNSAVED_TOLD = 20  # each is an event; the log has them all
 
 
 def run(assignment: Assignment, channel: Channel) -> None:
@@ -68,10 +72,14 @@ def _outcome(assignment: Assignment, control: Control) -> Ended:
         return Ended("failed", reason, _short(first.detail), first.pointer)
     except SourceProblem as error:  # its traceback is in the log already
         return Ended("failed", "error", _short(str(error)), error.problems[0].pointer)
+    except CannotWrite as error:
+        return Ended("failed", "error", _short(str(error)))
     except Exception as error:
         traceback.print_exc()
-        reason = "out_of_memory" if _out_of_memory(error) else "error"
-        return Ended("failed", reason, _short(f"{type(error).__name__}: {error}"))
+        text = f"{type(error).__name__}: {error}"
+        if _out_of_memory(error):
+            return Ended("failed", "out_of_memory", f"{suspect_of(assignment.spec)}; {_short(text)}", "/batch_size")
+        return Ended("failed", "error", _short(text))
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -97,32 +105,6 @@ def set_up_torch(device: torch.device, threads: int) -> None:
         torch.backends.cudnn.allow_tf32 = False
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What, besides the spec, decides the bits of a run."""
-    found = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
-        "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-        "python": platform.python_version(),
-    }
-    if device.type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return found
-
-
-def changes(first: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
-    """One sentence when this attempt's environment is not the first attempt's, else none."""
-    if first is None:
-        return []
-    parts = [f"{key} {first.get(key)} -> {value}" for key, value in now.items() if first.get(key) != value]
-    if not parts:
-        return []
-    return [f"another environment than the first attempt's ({', '.join(parts)}): values may differ in their last bits"]
-
-
 class Attempt:
     """Owns the parts of one attempt and what happens between two iterations."""
 
@@ -136,13 +118,16 @@ class Attempt:
         folder = Path(assignment.job_folder)
         self._artifacts = Artifacts(folder / "artifacts", assignment.spec)
         self._checkpoints = Checkpoints(folder / "checkpoints", self._spec.checkpoint.keep)
-        self._recorder = Recorder(control.send, self._device)
+        self._recorder = Recorder(control.send, self._device, tolerant=self._spec.on_nonfinite.type != FAIL)
+        self._anchor = Anchor(self._spec.on_nonfinite)
         self._notes: list[str] = []
         self._steps, self._effective = self._build()
         self._position = Position()
         self._seconds_before = 0.0  # of training, in the attempts that led to the checkpoint
         self._saved_at, self._saved_iteration = time.monotonic(), 0
         self._saved_epochs = 0
+        self._unsaved: str | None = None  # why the last checkpoint that was due is not there
+        self._unsaved_told = 0
 
     def run(self) -> Ended:
         """From here to the end. Raises SupervisorGone and whatever is a fault of the job but not Stopped or Diverged."""
@@ -154,33 +139,94 @@ class Attempt:
         except Diverged as diverged:
             self._recorder.send()
             self._control.settle()
-            self._artifacts.write_best()
-            return Ended("failed", "diverged", str(diverged))
+            return self._diverged(diverged)
         except Exception:
             self._recorder.send()  # what led up to the fault; a failed device is not read again
             raise
-        if why == "give_back":
-            return Ended("given_back")
+        if why in TO_GO_ON:
+            return Ended("paused" if why == "pause" else "given_back", message=self._unsaved)
         self._control.settle()
-        self._artifacts.write_last(self._steps.learned())
-        if why == "timeout":
-            return Ended("failed", "timeout", f"the job ran for its timeout_seconds ({self._spec.timeout_seconds:g})")
         if why is not None:
-            return Ended("cancelled")
+            return self._cut_short(why)
+        self._artifacts.write_last(self._steps.learned())
         stopped = self._position.stopped
         return Ended("succeeded", message=None if stopped is None else f"stopped early: {stopped}")
 
+    def _diverged(self, diverged: Diverged) -> Ended:
+        text = self._explained(diverged)  # first: what is kept replaces what it looks at
+        try:
+            kept = self._keep_finite(diverged)
+        except CannotWrite as error:
+            kept = str(error)
+        return Ended("failed", "diverged", _short(f"{text}; {kept}"))
+
+    def _cut_short(self, why: str) -> Ended:
+        """The last word of a run that was cancelled or ran out of time: what it learned is kept, if there is room for it."""
+        unwritten = ""
+        try:
+            self._artifacts.write_last(self._steps.learned())
+        except CannotWrite as error:
+            unwritten = f"; {error}"
+        if why == "timeout":
+            text = f"the job ran for its timeout_seconds ({self._spec.timeout_seconds:g}){unwritten}"
+            return Ended("failed", "timeout", text)
+        return Ended("cancelled", message=f"stopped as asked{unwritten}" if unwritten else None)
+
     def _train(self) -> str | None:
         """None at the end of the run, or why it stopped; every point has been sent. Raises Diverged."""
-        steps, position, control = self._steps, self._position, self._control
-        try:
-            train(steps, position, self._recorder, control.should_stop, self._rest, self._keep_best)
-        except Stopped as stopped:
-            if stopped.why == "give_back" and position.iteration > self._saved_iteration:
-                self._save()
-            self._recorder.flush()
-            return stopped.why
-        return None
+        while True:
+            self._anchor.mark(self._steps, self._position, self._recorder)
+            try:
+                train(self._steps, self._position, self._recorder, self._control.should_stop, self._rest, self._keep_best)
+            except RolledBack as error:
+                self._roll_back(error)
+                continue
+            except Stopped as stopped:
+                if stopped.why in TO_GO_ON and self._position.iteration != self._saved_iteration:
+                    self._save()
+                self._recorder.flush()
+                return stopped.why
+            return None
+
+    def _roll_back(self, error: RolledBack) -> None:
+        """Raises Diverged when that is no way to go on."""
+        self._recorder.flush()
+        self._control.settle()  # the supervisor drops stored points only
+        self._position, incident = self._anchor.go_back(error, self._steps, self._position, self._recorder)
+        self._steps.guard.last_finite.forget()
+        self._checkpoints.drop_after(self._position.iteration)  # else one could be resumed whose points are gone
+        self._control.went_back(incident)
+        self._save()
+
+    def _explained(self, diverged: Diverged) -> str:
+        """What is to blame for a train loss under `fail`; the other rules have said it already."""
+        steps, position = self._steps, self._position
+        back = position.iteration - diverged.iteration
+        if steps.guard.strict or back < 0:
+            return str(diverged)
+        place = Place(diverged.iteration, position.within - back, steps.accumulate)
+        return f"{diverged}: {steps.guard.fault(place, ahead=self._ahead)}"
+
+    def _keep_finite(self, diverged: Diverged) -> str:
+        """Writes the last finite weights; says which they are."""
+        ahead = self._ahead and diverged.iteration <= self._position.iteration
+        after = self._steps.guard.last_finite.put_back(diverged.iteration, ahead)
+        for state in self._checkpoints.usable() if after is None else ():
+            self._steps.model.module.load_state_dict(state["model"])
+            self._steps.loss.module.load_state_dict(state["loss"])
+            if finite(list(self._steps.learned().values())):
+                after = state["position"]["iteration"]
+                break
+        if after is None:
+            self._artifacts.write_best()
+            return "no finite weights are left to keep"
+        self._artifacts.write_last(self._steps.learned())
+        return f"{LAST} has the weights after iteration {after}"
+
+    @property
+    def _ahead(self) -> bool:
+        """Whether the device may have gone on behind a loss that is not finite."""
+        return self._device.type != "cpu" and not self._steps.guard.strict
 
     # ---- before the first iteration
 
@@ -203,8 +249,10 @@ class Attempt:
         model.module.to(device)
         loss.module.to(device)
         effective = effective_spec(spec, completed, loss, optimizing, scheduler, str(device))
+        feed = _feed(spec, parts.train, device)
+        scaled = spec.precision == "16-mixed"
         steps = Steps(
-            feed=_feed(spec, parts.train, device),
+            feed=feed,
             val=parts.val.to(device),
             test=parts.test.to(device),
             model=model,
@@ -217,6 +265,7 @@ class Attempt:
             eval_metrics=Metrics(spec, description, loss, device),
             precision=Precision(spec.precision, device),
             early_stopping=EarlyStopping(spec),
+            guard=Guard(spec.on_nonfinite.type, model.module, loss, feed, scaled=scaled, device=device),
             batch_size=spec.batch_size,
             epochs=spec.epochs,
             scheduler_interval=spec.lr_scheduler.interval if spec.lr_scheduler else "epoch",
@@ -248,6 +297,7 @@ class Attempt:
         if state is not None:
             self._seconds_before = state["seconds"]
             self._position = checkpoint.restore(state, self._steps, self._recorder)
+            self._anchor.restore(state)
             self._saved_iteration, self._saved_epochs = self._position.iteration, self._position.epochs
         here = environment(self._device)
         parameters = self._steps.parameters()
@@ -269,6 +319,7 @@ class Attempt:
     def _rest(self) -> None:
         """Points leave when they are due, and a checkpoint is saved when it is."""
         self._recorder.flush_if_due()
+        self._anchor.mark(self._steps, self._position, self._recorder)
         if self._checkpoint_due():
             self._save()
 
@@ -282,13 +333,28 @@ class Attempt:
         return every is not None and position.within == 0 and position.epochs - self._saved_epochs >= every
 
     def _save(self) -> None:
-        """One checkpoint, and the best weights that belong to it, after every point up to here has been stored."""
+        """One checkpoint, and the best weights that belong to it, after every point up to here has been stored. One that
+        cannot be written is told of; the run goes on, and its place stays that of the checkpoint before."""
         position = self._position
         self._recorder.flush()
-        state = checkpoint.capture(self._steps, position, self._recorder) | {"seconds": self._seconds()}
-        self._checkpoints.save(state, position.iteration, position.epoch, self._before_rename)
-        self._saved_at, self._saved_iteration, self._saved_epochs = time.monotonic(), position.iteration, position.epochs
+        state = checkpoint.capture(self._steps, position, self._recorder)
+        state |= {"seconds": self._seconds(), **self._anchor.state(position)}
+        self._saved_at, self._saved_epochs = time.monotonic(), position.epochs
+        try:
+            self._checkpoints.save(state, position.iteration, position.epoch, self._before_rename)
+        except CannotWrite as error:
+            self._could_not_save(error)
+            return
+        self._saved_iteration, self._unsaved = position.iteration, None
         self._control.send(Checkpointed(position.iteration, position.epoch))
+
+    def _could_not_save(self, error: CannotWrite) -> None:
+        before = f"goes on from iteration {self._saved_iteration}" if self._saved_iteration else "begins again"
+        self._unsaved = f"{error}; an attempt that is cut short {before}"
+        print(self._unsaved, file=sys.stderr)
+        self._unsaved_told += 1
+        if self._unsaved_told <= MAX_UNSAVED_TOLD:
+            self._control.send(Incident("checkpoint_failed", self._unsaved, self._position.iteration))
 
     def _before_rename(self) -> None:
         self._control.settle()

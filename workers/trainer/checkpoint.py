@@ -2,31 +2,34 @@
 
 One checkpoint is two files: `<iteration>.pt` (tensors, numbers and text, read back with weights_only) and its manifest,
 `<iteration>.json`, renamed into place last: a checkpoint without a manifest does not exist. Bits on a disk rot without a word
-and torch.load does not notice, so a file that differs from its manifest is removed and the one before it is used.
+and torch.load does not notice, so the manifest holds the file's SHA-256 and its own: what differs from either is removed and
+the checkpoint before it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from workers.trainer.artifacts import sync, write_whole
+from workers.trainer.artifacts import remove_unfinished, sync, write_whole, writing
 from workers.trainer.loop import Position, Steps
 from workers.trainer.recorder import Recorder
 
-FORMAT = 1
+FORMAT = 2
 
 State = dict[str, Any]
 
 
-class DamagedCheckpoint(Exception):
-    """The file is not what its manifest says; the text says how."""
+class UnusableCheckpoint(Exception):
+    """The file is not what its manifest says, or of another format; the text says which, as the end of a sentence."""
 
 
 # ---- what a checkpoint holds
@@ -83,54 +86,68 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder, keep
+        remove_unfinished(folder)
 
     def save(self, state: State, iteration: int, epoch: int, before_rename: Callable[[], None]) -> None:
         """Writes and publishes one checkpoint. `before_rename` runs when its bytes are safe but it does not exist yet; what it
-        raises leaves the folder's checkpoints as they were. Raises OSError.
+        raises leaves the folder's checkpoints as they were. Raises CannotWrite.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         data = self._folder / f"{iteration:012d}.pt"
         temporary = data.with_name(data.name + ".tmp")
-        torch.save(state, temporary)
-        sync(temporary)
-        manifest: dict[str, Any] = {"format": FORMAT, "iteration": iteration, "epoch": epoch, "bytes": temporary.stat().st_size}
-        manifest["sha256"] = _sha256(temporary)
-        before_rename()
-        self._manifest(iteration).unlink(missing_ok=True)  # else a crash here would leave new bytes under an old manifest
-        temporary.replace(data)
-        write_whole(self._manifest(iteration), lambda path: path.write_text(json.dumps(manifest), encoding="utf-8"))
+        with writing("the checkpoint", temporary):
+            self._folder.mkdir(exist_ok=True)
+            with temporary.open("wb") as file:  # ours, not torch's: its errors say what the system said
+                torch.save(state, file)
+            sync(temporary)
+            manifest = {"format": FORMAT, "iteration": iteration, "epoch": epoch, "bytes": temporary.stat().st_size}
+            text = _manifest_text(manifest | {"sha256": _sha256(temporary)})
+            before_rename()
+            self._manifest(iteration).unlink(missing_ok=True)  # else a crash here would leave new bytes under an old manifest
+            temporary.replace(data)
+        write_whole(self._manifest(iteration), lambda path: path.write_text(text, encoding="utf-8"))
         self._prune()
 
+    def drop_after(self, iteration: int) -> None:
+        """Removes the checkpoints of later iterations. Raises OSError."""
+        for later in self._iterations():
+            if later > iteration:
+                self._remove(later)
+
     def latest(self) -> tuple[State | None, list[str]]:
-        """The newest whole checkpoint, or None; and a sentence for each damaged one, which is removed."""
+        """The newest usable checkpoint, or None; and a sentence for each that is not, which is removed."""
         notes: list[str] = []
-        for iteration in reversed(self._iterations()):
+        found = list(reversed(self._iterations()))
+        for iteration, before in zip_longest(found, found[1:]):
             try:
                 return self._load(iteration), notes
-            except DamagedCheckpoint as error:
-                notes.append(f"the checkpoint of iteration {iteration} is damaged ({error}); the one before it is used")
+            except UnusableCheckpoint as error:
+                then = "no other is left: the run starts from the beginning" if before is None else "the one before it is used"
+                notes.append(f"the checkpoint of iteration {iteration} {error}; {then}")
                 self._remove(iteration)
         return None, notes
+
+    def usable(self) -> Iterator[State]:
+        """Every usable checkpoint, the newest first; the others are passed over in silence."""
+        for iteration in reversed(self._iterations()):
+            with suppress(UnusableCheckpoint):
+                yield self._load(iteration)
 
     def _load(self, iteration: int) -> State:
         path = self._folder / f"{iteration:012d}.pt"
         try:
-            manifest = json.loads(self._manifest(iteration).read_text(encoding="utf-8"))
-            size, digest = manifest["bytes"], manifest["sha256"]
-            if path.stat().st_size != size:
-                raise DamagedCheckpoint(f"{path.stat().st_size} bytes instead of {size}")
-            if _sha256(path) != digest:
-                raise DamagedCheckpoint("its SHA-256 differs from the manifest's")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedCheckpoint(f"unreadable: {error}") from error
+            manifest = _read_manifest(self._manifest(iteration))
+            if path.stat().st_size != manifest["bytes"]:
+                raise UnusableCheckpoint(f"is damaged ({path.stat().st_size} bytes instead of {manifest['bytes']})")
+            if _sha256(path) != manifest["sha256"]:
+                raise UnusableCheckpoint("is damaged (its SHA-256 differs from the manifest's)")
+        except OSError as error:
+            raise UnusableCheckpoint(f"is damaged (unreadable: {error})") from error
         state: State = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
     def _prune(self) -> None:
         for iteration in self._iterations()[: -self._keep]:
             self._remove(iteration)
-        for orphan in self._folder.glob("*.tmp"):  # of an attempt that was killed while writing
-            orphan.unlink(missing_ok=True)
 
     def _remove(self, iteration: int) -> None:
         self._manifest(iteration).unlink(missing_ok=True)
@@ -146,3 +163,27 @@ class Checkpoints:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest_text(manifest: dict[str, Any]) -> str:
+    """The manifest as JSON, with the SHA-256 of the rest of it as its last member."""
+    rest = json.dumps(manifest)
+    return json.dumps(manifest | {"manifest_sha256": hashlib.sha256(rest.encode()).hexdigest()})
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Raises OSError, and UnusableCheckpoint unless it is, to the last bit, a manifest that `save` wrote in this format."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found: dict[str, Any] = json.loads(text)
+        written = found.get("format")
+        if "manifest_sha256" not in found and written == 1:
+            raise UnusableCheckpoint(f"was written in format 1 by an older postgrad; this one reads format {FORMAT}")
+        found.pop("manifest_sha256")
+        if _manifest_text(found) != text:
+            raise UnusableCheckpoint("is damaged (its manifest's own SHA-256 differs)")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UnusableCheckpoint(f"is damaged (its manifest is unreadable: {error})") from error
+    if written != FORMAT:
+        raise UnusableCheckpoint(f"was written in format {written} by another postgrad; this one reads format {FORMAT}")
+    return found

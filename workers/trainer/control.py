@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from workers.protocol import Channel, Message, Points, Stop, Stored
+from workers.protocol import Channel, Incident, Message, Points, Stop, Stored
 
 POLL_SECONDS = 0.02
 
@@ -37,8 +37,14 @@ class Control:
         if isinstance(message, Points):
             self._sent = message.iteration
 
+    def went_back(self, incident: Incident) -> None:
+        """Tells of a rollback, after which every point behind it is to come again. Call `settle` first. Raises SupervisorGone."""
+        assert incident.back_to is not None
+        self.send(incident)
+        self._sent = self._stored = incident.back_to
+
     def should_stop(self) -> str | None:
-        """None, "cancel", "give_back" or "timeout"; looks at the channel every POLL_SECONDS. Raises SupervisorGone."""
+        """None, "cancel", "pause", "give_back" or "timeout"; looks at the channel every POLL_SECONDS. Raises SupervisorGone."""
         now = time.monotonic()
         if now - self._polled_at >= POLL_SECONDS:
             self._polled_at = now
@@ -60,5 +66,5 @@ class Control:
         for message in messages:
             if isinstance(message, Stored):
                 self._stored = max(self._stored, message.iteration)
-            elif isinstance(message, Stop) and self._why != "cancel":  # a cancel is not taken back by a give_back
+            elif isinstance(message, Stop) and self._why != "cancel":  # a cancel is not taken back by another stop
                 self._why = message.why

@@ -127,7 +127,7 @@ def _sources(spec: JobSpec, data: _Described, train: Tensor) -> dict[str, Source
 
 def _part(sources: dict[str, Source], rows: Tensor, data: _Described) -> Part:
     part = FilePart(sources, rows, data.transforms)
-    return Part(part.fields, data.transforms) if data.at_once else part
+    return Part(part.fields, data.transforms, rows) if data.at_once else part
 
 
 def _kept(spec: JobSpec, layout: Layout, arrays: Arrays) -> Rows | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,12 +23,14 @@ class EarlyStopping:
         if self._rule is None:
             return None
         value = measured[self._series]
-        if self._best is None or self._improved(value, self._best):
+        if not math.isnan(value) and (self._best is None or self._improved(value, self._best)):
             self._best, self._waited = value, 0
             return None
         self._waited += 1
         if self._waited < self._rule.patience:
             return None
+        if self._best is None:
+            return f"{self._series} has been no number for {self._waited} epochs"
         return f"{self._series} has not improved on {self._best:.6g} for {self._waited} epochs"
 
     def _improved(self, value: float, best: float) -> bool:

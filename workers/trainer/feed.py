@@ -26,6 +26,7 @@ class Feed:
         self._generator = torch.Generator().manual_seed(seed)
         self._transforms = torch.Generator().manual_seed((seed + 1) % 2**63)
         self._order: Tensor | None = None  # rows of the epoch under way, on the device; None between epochs
+        self._drawn: Tensor | None = None  # rows of the epoch under way, or of the last one
         self._rows = len(part)
         self.batches = self._rows // batch_size if drop_last else -(-self._rows // batch_size)  # per epoch
         self.samples = min(self._rows, self.batches * batch_size)  # per epoch
@@ -33,12 +34,18 @@ class Feed:
     def epoch(self, done: int) -> Iterator[Batch]:
         """The batches of the epoch under way that follow the first `done`; a new epoch is drawn when none is under way."""
         if self._order is None:
-            self._order = self._draw().to(self._device)
+            self._order = self._drawn = self._draw().to(self._device)
         for number in range(done, self.batches):
             rows = self._order[number * self._batch_size : (number + 1) * self._batch_size]
             # Copied rather than sliced, shuffled or not: a batch in fresh, aligned memory is what DataLoader's collate gives.
             yield self._part.transforms.train(self._part.take(rows), self._transforms)
         self._order = None
+
+    def rows(self, first: int, stop: int) -> list[int]:
+        """The rows of some batches of the epoch under way, or else the last one, as places in the data set counted from 1."""
+        if self._drawn is None:
+            return []
+        return self._part.numbers(self._drawn[first * self._batch_size : stop * self._batch_size])
 
     def _draw(self) -> Tensor:
         torch.empty((), dtype=torch.int64).random_(generator=self._generator)  # the base seed, which only loader processes use
@@ -59,4 +66,4 @@ class Feed:
     def restore(self, state: dict[str, Any]) -> None:
         self._generator.set_state(state["generator"])
         self._transforms.set_state(state["transforms"])
-        self._order = None if state["order"] is None else state["order"].to(self._device)
+        self._order = self._drawn = None if state["order"] is None else state["order"].to(self._device)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
@@ -18,20 +18,24 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from workers.protocol import Incident
 from workers.trainer.data import Batch, Part, size
 from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.feed import Feed
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import Model
+from workers.trainer.nonfinite import ROLLBACK, Diverged, Guard
 from workers.trainer.objective import Criterion
 from workers.trainer.precision import Precision
-from workers.trainer.recorder import Diverged
+from workers.trainer.updates import LeftOut, look_at_weights, may_step, scaled
 
-ShouldStop = Callable[[], str | None]  # None, or why: "cancel", "timeout" or "give_back"
+ShouldStop = Callable[[], str | None]  # None, or why: "cancel", "timeout", "pause" or "give_back"
+# Reasons to stop and go on later from the very place: only between two iterations.
+TO_GO_ON = ("pause", "give_back")
 
 
 class Stopped(Exception):
-    """`should_stop` said so; `why` is its answer. After "give_back" the run stands between two iterations."""
+    """`should_stop` said so; `why` is its answer. For one of TO_GO_ON the run stands between two iterations."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -42,6 +46,9 @@ class Report(Protocol):
     """Where points go (workers/trainer/recorder.py)."""
 
     def add(self, name: str, iteration: int, value: float | Tensor) -> None: ...
+    def incident(self, incident: Incident) -> None: ...
+    @property
+    def up_to_date(self) -> bool: ...
     def progressed(self, epoch: int, iteration: int, samples: int) -> None: ...
     def epoch_mean(self) -> float: ...
     def new_epoch(self) -> None: ...
@@ -63,6 +70,7 @@ class Steps:
     eval_metrics: Metrics
     precision: Precision
     early_stopping: EarlyStopping
+    guard: Guard
     batch_size: int
     epochs: int
     scheduler_interval: str = "epoch"  # or "iteration"
@@ -106,6 +114,10 @@ class Position:
     best: float = math.inf  # lowest val/loss so far, or mean train/loss of an epoch where there is no validation part
     stopped: str | None = None  # why it stopped early
     finished: bool = False
+    skipped: int = 0  # iterations of the epoch under way that made no update
+    rollbacks: int = 0  # so far
+    lr_scale: float = 1.0  # what every step's learning rate is multiplied by, after rollbacks
+    left_out: list[int] = field(default_factory=list)  # iterations to come that make no update, after rollbacks
 
     @property
     def epoch(self) -> int:
@@ -121,7 +133,7 @@ def train(
     rest: Callable[[], None],
     keep_best: Callable[[], None],
 ) -> None:
-    """Trains from `position` to the end. Raises Stopped and Diverged, and whatever torch raises."""
+    """Trains from `position` to the end. Raises Stopped, Diverged and RolledBack, and whatever torch raises."""
     while position.epochs < steps.epochs and position.stopped is None:
         for batches in steps.groups(position.within):
             iterate(steps, position, report, batches)
@@ -140,35 +152,43 @@ def train(
 
 def iterate(steps: Steps, position: Position, report: Report, batches: Iterator[Batch]) -> None:
     """One iteration: one update of the parameters on one batch, or on the gradients of several (rule 6)."""
+    steps.guard.begin(position.iteration, up_to_date=report.up_to_date)
     number = position.iteration + 1
     position.iteration, position.within = number, position.within + 1
     for name, group in zip(steps.lr_series, steps.optimizer.param_groups, strict=True):
-        report.add(name, number, float(group["lr"]))
+        report.add(name, number, float(group["lr"]) * position.lr_scale)
     if isinstance(steps.optimizer, LBFGS):
         losses = [_closure_step(steps, position, report, batch) for batch in batches]
-        report.add("train/loss", number, mean(losses))
     else:
-        losses = [_gradients(steps, position, report, batch, first=index == 0) for index, batch in enumerate(batches)]
+        losses = [_gradients(steps, position, report, batch, index) for index, batch in enumerate(batches)]
         report.add("train/loss", number, mean(losses))
-        if steps.max_grad_norm is not None:
-            steps.precision.unscale(steps.optimizer)
-            report.add("grad_norm", number, nn.utils.clip_grad_norm_(steps.parameters(), steps.max_grad_norm))
-        steps.precision.step(steps.optimizer)
+        if may_step(steps, position, report):
+            _step(steps, position, report)
     if steps.scheduler is not None and steps.scheduler_interval == "iteration":
         _advance(steps.scheduler, losses[-1])
 
 
-def _gradients(steps: Steps, position: Position, report: Report, batch: Batch, *, first: bool) -> Tensor:
-    """Forward, loss and backward on one batch; its loss, undivided."""
+def _gradients(steps: Steps, position: Position, report: Report, batch: Batch, index: int) -> Tensor:
+    """Forward, loss and backward on one batch of an iteration; its loss, undivided."""
     report.progressed(position.epoch, position.iteration, size(batch))
     with steps.precision.autocast():
         outputs = steps.model(batch)
         loss = steps.loss(outputs, batch)
-    if first:
+    if index == 0:
         steps.optimizer.zero_grad()
-    steps.precision.backward(loss if steps.accumulate == 1 else loss / steps.accumulate)
-    steps.train_metrics.update(outputs, batch)
+    if steps.guard.accepts(loss, outputs, batch, (position.within - 1) * steps.accumulate + index):
+        steps.precision.backward(loss if steps.accumulate == 1 else loss / steps.accumulate)
+        steps.train_metrics.update(outputs, batch)
     return loss.detach()
+
+
+def _step(steps: Steps, position: Position, report: Report) -> None:
+    """Clipping and the optimizer's step."""
+    if steps.max_grad_norm is not None:
+        steps.precision.unscale(steps.optimizer)
+        report.add("grad_norm", position.iteration, nn.utils.clip_grad_norm_(steps.parameters(), steps.max_grad_norm))
+    with scaled(steps.optimizer, position.lr_scale):
+        steps.precision.step(steps.optimizer)
 
 
 def _closure_step(steps: Steps, position: Position, report: Report, batch: Batch) -> Tensor:
@@ -181,13 +201,20 @@ def _closure_step(steps: Steps, position: Position, report: Report, batch: Batch
         with steps.precision.autocast():
             outputs = steps.model(batch)
             loss = steps.loss(outputs, batch)
-        if not seen:
-            seen.append(loss.detach())
-            steps.train_metrics.update(outputs, batch)
-        steps.precision.backward(loss)
+        first = not seen
+        seen.append(loss.detach())
+        if not first or steps.guard.accepts(loss, outputs, batch, position.within - 1):
+            steps.precision.backward(loss)
+            if first:
+                steps.train_metrics.update(outputs, batch)
+        if first:
+            report.add("train/loss", position.iteration, seen[0])
+            if not may_step(steps, position, report):
+                raise LeftOut
         return loss
 
-    steps.optimizer.step(closure)  # type: ignore[arg-type]
+    with suppress(LeftOut), scaled(steps.optimizer, position.lr_scale):
+        steps.optimizer.step(closure)  # type: ignore[arg-type]
     return seen[0]
 
 
@@ -206,21 +233,24 @@ def end_epoch(steps: Steps, position: Position, report: Report, should_stop: Sho
     measured = {"train/loss": report.epoch_mean()}
     measured |= _report_metrics(steps.train_metrics, "train", position.iteration, report)
     measured |= evaluate(steps, steps.val, "val", position.iteration, report, should_stop)
+    if steps.guard.strict:
+        look_at_weights(steps, position, measured)
     score = measured.get("val/loss", measured["train/loss"])
     if steps.scheduler is not None and steps.scheduler_interval == "epoch":
         _advance(steps.scheduler, score if steps.monitor is None else measured[steps.monitor])
-    if score < position.best:
+    if score < position.best and math.isfinite(score):
         position.best = score
         keep_best()
     report.new_epoch()
-    position.epochs, position.within = position.epochs + 1, 0
+    position.epochs, position.within, position.skipped = position.epochs + 1, 0, 0
     position.stopped = steps.early_stopping.observe(measured)
 
 
 def evaluate(steps: Steps, part: Part, name: str, iteration: int, report: Report, should_stop: ShouldStop) -> dict[str, float]:
     """`<name>/loss` and `<name>/<metric>` of a part, batches in order (rule 7). Nothing for a part without rows.
 
-    Raises Diverged when the loss is not finite, and Stopped for any reason but "give_back": a validation is not left halfway.
+    A loss that is not finite makes every metric of the part NaN, and raises Diverged unless `skip` or `rollback` have a way to
+    go on. Raises Stopped for any reason but TO_GO_ON: a validation is not left halfway.
     """
     if not len(part):
         return {}
@@ -229,17 +259,18 @@ def evaluate(steps: Steps, part: Part, name: str, iteration: int, report: Report
         for start in range(0, len(part), steps.batch_size):
             batch = part.slice(start, start + steps.batch_size)
             why = should_stop()
-            _stop_if(None if why == "give_back" else why)
+            _stop_if(None if why in TO_GO_ON else why)
             with steps.precision.autocast():
                 outputs = steps.model(batch)
                 value = float(steps.loss(outputs, batch))
             total += value if steps.loss.reduction == "sum" else value * size(batch)
-            steps.eval_metrics.update(outputs, batch)
+            if math.isfinite(total):
+                steps.eval_metrics.update(outputs, batch)
         loss = total / len(part)
         report.add(f"{name}/loss", iteration, loss)
-        metrics = _report_metrics(steps.eval_metrics, name, iteration, report)
-    if not math.isfinite(loss):
-        raise Diverged(f"{name}/loss became {loss} after iteration {iteration}")
+        metrics = _report_metrics(steps.eval_metrics, name, iteration, report, defined=math.isfinite(loss))
+    if not math.isfinite(loss) and (not steps.guard.strict or (name == "test" and steps.guard.action == ROLLBACK)):
+        raise Diverged(f"{name}/loss became {loss} after iteration {iteration}", iteration + 1)
     return {f"{name}/loss": loss, **metrics}
 
 
@@ -255,8 +286,9 @@ def _inference(model: nn.Module) -> Iterator[None]:
         model.train()
 
 
-def _report_metrics(metrics: Metrics, part: str, iteration: int, report: Report) -> dict[str, float]:
-    values = {f"{part}/{name}": value for name, value in metrics.compute().items()}
+def _report_metrics(metrics: Metrics, part: str, iteration: int, report: Report, *, defined: bool = True) -> dict[str, float]:
+    found = metrics.compute() if defined else dict.fromkeys(metrics.names, math.nan)
+    values = {f"{part}/{name}": value for name, value in found.items()}
     for name, value in values.items():
         report.add(name, iteration, value)
     metrics.reset()

@@ -92,6 +92,11 @@ class Metrics:
                 except ValueError as error:
                     raise ValueError(f"metric {name}: {first_line(error)}") from error
 
+    @property
+    def names(self) -> list[str]:
+        """The series' names, without the part."""
+        return list(self._metrics)
+
     def compute(self) -> dict[str, float]:
         """The metrics over everything since the last reset, by the series they go to."""
         return {

@@ -16,8 +16,9 @@ from workers.trainer.transforms import Pipeline
 class Part:
     """Rows held in memory: every field (n, *shape) by its name, float32 or int64; class labels are int64 (n,)."""
 
-    def __init__(self, fields: Batch, transforms: Pipeline | None = None) -> None:
-        self._fields = fields
+    def __init__(self, fields: Batch, transforms: Pipeline | None = None, rows: Tensor | None = None) -> None:
+        """`rows` (int64 (n,), on the CPU) are the places in the data set that the part's rows come from, else they are all."""
+        self._fields, self._rows = fields, rows
         self.transforms = transforms or Pipeline()
 
     def __len__(self) -> int:
@@ -32,6 +33,11 @@ class Part:
         """All rows of one field, before transforms."""
         return self._fields[name]
 
+    def numbers(self, rows: Tensor) -> list[int]:
+        """The places of these rows in the data set, counted from 1."""
+        rows = rows.cpu()
+        return ((rows if self._rows is None else self._rows[rows]) + 1).tolist()
+
     def take(self, rows: Tensor) -> Batch:
         """Copies of these rows (int64, on the part's device), before transforms."""
         return {name: values.index_select(0, rows) for name, values in self._fields.items()}
@@ -42,7 +48,7 @@ class Part:
 
     def to(self, device: torch.device) -> Part:
         """The part with its rows on `device`."""
-        return Part({name: values.to(device) for name, values in self._fields.items()}, self.transforms)
+        return Part({name: values.to(device) for name, values in self._fields.items()}, self.transforms, self._rows)
 
 
 class FilePart(Part):
@@ -51,27 +57,27 @@ class FilePart(Part):
     def __init__(
         self, sources: Mapping[str, Source], rows: Tensor, transforms: Pipeline, device: torch.device | None = None
     ) -> None:
-        super().__init__({}, transforms)
-        self._sources, self._rows, self._device = sources, rows, device or torch.device("cpu")
+        super().__init__({}, transforms, rows)
+        self._sources, self._places, self._device = sources, rows, device or torch.device("cpu")
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places)
 
     @property
     def fields(self) -> Batch:
-        return self._read(self._rows)
+        return self._read(self._places)
 
     def field(self, name: str) -> Tensor:
-        return self._sources[name].read(self._rows.numpy()).to(self._device)
+        return self._sources[name].read(self._places.numpy()).to(self._device)
 
     def take(self, rows: Tensor) -> Batch:
-        return self._read(self._rows[rows.cpu()])
+        return self._read(self._places[rows.cpu()])
 
     def slice(self, start: int, stop: int) -> Batch:
-        return self.transforms.evaluate(self._read(self._rows[start:stop]))
+        return self.transforms.evaluate(self._read(self._places[start:stop]))
 
     def to(self, device: torch.device) -> Part:
-        return FilePart(self._sources, self._rows, self.transforms, device)
+        return FilePart(self._sources, self._places, self.transforms, device)
 
     def _read(self, rows: Tensor) -> Batch:
         places = rows.numpy()  # one array for all fields: a table's rows are then read once

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 from jobs.profiles import PLAIN
 from workers.protocol import Assignment, Channel
 from workers.sandbox import Limits, apply_plain, apply_strict, die_with
+from workers.trainer.output import forgive
 
 PACKET_BYTES = 65536
 FDS_PER_RUN = 3
@@ -192,7 +193,7 @@ def _train(text: int, channel: int) -> NoReturn:
     try:
         with os.fdopen(text, "rb") as file:
             assignment = Assignment(**json.load(file))
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        forgive()
         _sandbox(assignment, channel)
         from workers.trainer import attempt
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from jobs.environment import without_secrets
+
 ANSWER_SECONDS = 5.0
 RESTART_PAUSE_SECONDS = 1.0  # a child that dies at its start must not be started in a tight loop
 COMMAND = (sys.executable, "-m", "workers.trainer.check")
-SECRETS = ("POSTGRAD_API_KEY", "POSTGRAD_DATABASE_URL")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,8 @@ class Answer:
 
 
 def scrubbed_environment() -> dict[str, str]:
-    """This process's environment for a child that meets strangers' input: without passwords, and with one thread."""
-    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
-    return kept | ONE_THREAD
+    """This process's environment for a child that meets strangers' input: without secrets, and with one thread."""
+    return without_secrets(os.environ) | ONE_THREAD
 
 
 class _Child:

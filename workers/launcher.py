@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import select
 import signal
 import socket
@@ -20,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from jobs.environment import without_secrets
 from workers.child import Child, Exit
 from workers.protocol import Assignment
 
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 FORK_SECONDS = 10.0
 RESTART_SECONDS = 1.0
 PACKET_BYTES = 65536
-SECRET = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|DATABASE_URL|CREDENTIAL|PRIVATE_KEY", re.IGNORECASE)
 
 
 class LaunchFailed(Exception):
@@ -61,8 +60,7 @@ def best_launcher() -> Launcher:
 
 def trainer_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without what looks like a secret. OpenBLAS gets one thread: a fork takes only the calling one along."""
-    kept = {name: value for name, value in environment.items() if not SECRET.search(name)}
-    return {**kept, "OPENBLAS_NUM_THREADS": "1"}
+    return {**without_secrets(environment), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _python() -> list[str]:

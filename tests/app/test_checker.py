@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -108,4 +109,6 @@ def test_a_child_that_dies_at_its_start_is_not_started_in_a_loop(tmp_path: Path)
 def test_the_child_gets_no_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTGRAD_API_KEY", "pg_secret")
     monkeypatch.setenv("POSTGRAD_DATABASE_URL", "postgresql://u:p@h/d")
-    assert not {"pg_secret", "postgresql://u:p@h/d"} & set(module.scrubbed_environment().values())
+    monkeypatch.setenv("PGPASSWORD", "p")
+    assert not {"POSTGRAD_API_KEY", "POSTGRAD_DATABASE_URL", "PGPASSWORD"} & set(module.scrubbed_environment())
+    assert module.scrubbed_environment()["PATH"] == os.environ["PATH"]

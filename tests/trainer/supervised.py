@@ -19,7 +19,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jobs.spec import parse
-from workers.protocol import Assignment, Channel, Checkpointed, Decoder, Ended, Incident, Message, Points, Started, Stop, Stored, encode
+from workers.protocol import (
+    Assignment,
+    Channel,
+    Checkpointed,
+    Decoder,
+    Ended,
+    Incident,
+    Message,
+    Points,
+    Started,
+    Stop,
+    Stored,
+    encode,
+)
 from workers.trainer import attempt, ingest
 
 

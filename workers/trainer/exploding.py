@@ -32,7 +32,9 @@ class Exploding:
         if exploded:
             self._told = True
             self._window.clear()  # whether it is over is for the iterations that follow to show
-            return f"the loss is {loss:.6g}, over {FACTOR:g} times the {self._lowest:.6g} that was the median of {WINDOW} before"
+            return (
+                f"the loss is {loss:.6g}, over {FACTOR:g} times the {self._lowest:.6g} that was the median of {WINDOW} before"
+            )
         self._window.append(size)
         if len(self._window) == WINDOW:
             self._close_window()

@@ -6,7 +6,8 @@ COPIED_BYTES an iteration: a larger model is copied every second, third ... iter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +16,55 @@ COPIED_BYTES = 2**20
 MOST_BYTES = 2**28
 
 
+class Buffers:
+    """The buffers of some modules as they are at the time of a look: a module may put another tensor in a buffer's place."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        held = (m for module in modules for m in module.modules())
+        self._places = [(m._buffers, name) for m in held for name, buffer in m._buffers.items() if buffer is not None]
+        # Neighbours of one dtype are copied in one go, a mixed list tensor by tensor.
+        self._places.sort(key=lambda place: str(_tensor(*place).dtype))
+
+    def __call__(self) -> list[Tensor]:
+        return [_tensor(holder, name) for holder, name in self._places]
+
+
+def _tensor(holder: dict[str, Tensor | None], name: str) -> Tensor:
+    buffer = holder[name]
+    assert buffer is not None
+    return buffer
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A copy of what there was after an iteration."""
+
+    iteration: int
+    tensors: list[Tensor]
+
+
 class LastFinite:
     """The last two copies of some modules' parameters and buffers."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._parameters = [p for module in modules for p in module.parameters()]
-        self._live = live_buffers(modules)
+        parameters = [p.detach() for module in modules for p in module.parameters()]
+        self._parameters = sorted(parameters, key=lambda parameter: str(parameter.dtype))
+        self._buffers = Buffers(modules)
         size = sum(t.numel() * t.element_size() for t in self._tensors())
         self._every = -(-size // COPIED_BYTES) if size <= MOST_BYTES else 0
-        self._kept: list[tuple[int, list[Tensor]]] = []  # (after this iteration, tensors), the newest last
+        self._kept: list[Kept] = []  # the newest last
 
     def keep(self, iteration: int) -> None:
         """Copies what there is now, after `iteration`, unless its turn has not come."""
-        if not self._every or (self._kept and iteration < self._kept[-1][0] + self._every):
+        if not self._every or (self._kept and iteration < self._kept[-1].iteration + self._every):
             return
         tensors = self._tensors()
         if len(self._kept) < 2:
             copies = [t.detach().clone() for t in tensors]
         else:
-            copies = self._kept.pop(0)[1]
-            with torch.no_grad():
-                torch._foreach_copy_(copies, tensors)
-        self._kept.append((iteration, copies))
+            copies = self._kept.pop(0).tensors
+            copy_over(copies, tensors)
+        self._kept.append(Kept(iteration, copies))
 
     def forget(self) -> None:
         """The run goes on from elsewhere."""
@@ -45,26 +73,31 @@ class LastFinite:
     def put_back(self, before: int, ahead: bool) -> int | None:
         """Makes the newest finite weights from before iteration `before` the live ones; after which iteration they stood.
 
-        `ahead` says that the live ones have seen later iterations, or an unknown number; else they may be the best there are.
-        None when nothing is finite: the live ones are then left alone.
+        `ahead` says that the live ones have seen later iterations; else they are better than an older copy, if finite. None
+        when nothing is finite: the live ones are then left alone.
         """
-        for iteration, copies in reversed(self._kept):
-            if iteration < before - 1 and not ahead and finite(self._tensors()):
-                return before - 1
-            if iteration < before and finite(copies):
-                with torch.no_grad():
-                    torch._foreach_copy_(self._tensors(), copies)
-                return iteration
-        return before - 1 if not self._kept and not ahead and finite(self._tensors()) else None
+        last = before - 1
+        for kept in reversed(self._kept):
+            if kept.iteration < last and not ahead and finite(self._tensors()):
+                return last
+            if kept.iteration <= last and finite(kept.tensors):
+                copy_over(self._tensors(), kept.tensors)
+                return kept.iteration
+        return last if not self._kept and not ahead and finite(self._tensors()) else None
 
     def _tensors(self) -> list[Tensor]:
-        return [*self._parameters, *self._live()]
+        return self._parameters + self._buffers()
 
 
-def live_buffers(modules: Sequence[nn.Module]) -> Callable[[], list[Tensor]]:
-    """A quick way to the buffers as they are at the time of the call: a module may put another tensor in a buffer's place."""
-    places = [(m._buffers, name) for module in modules for m in module.modules() for name, b in m._buffers.items() if b is not None]
-    return lambda: [b for holder, name in places if (b := holder[name]) is not None]
+def copy_over(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copies each source into its target, neighbours of one dtype at once. Neither may ask for gradients."""
+    start = 0
+    while start < len(targets):
+        stop, dtype = start + 1, targets[start].dtype
+        while stop < len(targets) and targets[stop].dtype == dtype:
+            stop += 1
+        torch._foreach_copy_(targets[start:stop], sources[start:stop])
+        start = stop
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:

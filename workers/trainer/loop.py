@@ -24,8 +24,8 @@ from workers.trainer.early_stopping import EarlyStopping
 from workers.trainer.feed import Feed
 from workers.trainer.metrics import Metrics
 from workers.trainer.model import Model
-from workers.trainer.objective import Criterion
 from workers.trainer.nonfinite import ROLLBACK, Diverged, Guard
+from workers.trainer.objective import Criterion
 from workers.trainer.precision import Precision
 from workers.trainer.updates import LeftOut, look_at_weights, may_step, scaled
 
@@ -284,9 +284,7 @@ def _inference(model: nn.Module) -> Iterator[None]:
         model.train()
 
 
-def _report_metrics(
-    metrics: Metrics, part: str, iteration: int, report: Report, *, defined: bool = True
-) -> dict[str, float]:
+def _report_metrics(metrics: Metrics, part: str, iteration: int, report: Report, *, defined: bool = True) -> dict[str, float]:
     found = metrics.compute() if defined else dict.fromkeys(metrics.names, math.nan)
     values = {f"{part}/{name}": value for name, value in found.items()}
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Whether an iteration's update may be made: what `skip` and `rollback` decide, iteration by iteration and at an epoch's end."""
+"""Whether an iteration's update may be made: what `skip` and `rollback` decide, in each iteration and at an epoch's end."""
 
 from __future__ import annotations
 

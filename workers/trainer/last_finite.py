@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-COPIED_BYTES = 2**20
+Memory = Tensor | npt.NDArray[Any]  # a tensor that NumPy has no type for, or on a device, as it is
+
+QUICK = frozenset({torch.float32, torch.float64, torch.float16, torch.int64})
+COPIED_BYTES = 2**18
 MOST_BYTES = 2**28
 
 
@@ -22,33 +27,26 @@ class Buffers:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         held = (m for module in modules for m in module.modules())
         self._places = [(m._buffers, name) for m in held for name, buffer in m._buffers.items() if buffer is not None]
-        # Neighbours of one dtype are copied in one go, a mixed list tensor by tensor.
-        self._places.sort(key=lambda place: str(_tensor(*place).dtype))
 
     def __call__(self) -> list[Tensor]:
-        return [_tensor(holder, name) for holder, name in self._places]
+        return [buffer.detach() for holder, name in self._places if (buffer := holder[name]) is not None]
 
 
-def _tensor(holder: dict[str, Tensor | None], name: str) -> Tensor:
-    buffer = holder[name]
-    assert buffer is not None
-    return buffer
-
-
-@dataclass(frozen=True)
+@dataclass
 class Kept:
-    """A copy of what there was after an iteration."""
+    """A copy of what there was after an iteration, and the same memory for quick copies."""
 
     iteration: int
     tensors: list[Tensor]
+    memory: list[Memory]
 
 
 class LastFinite:
     """The last two copies of some modules' parameters and buffers."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        parameters = [p.detach() for module in modules for p in module.parameters()]
-        self._parameters = sorted(parameters, key=lambda parameter: str(parameter.dtype))
+        self._parameters = [p.detach() for module in modules for p in module.parameters()]
+        self._memory = [memory(p) for p in self._parameters]
         self._buffers = Buffers(modules)
         size = sum(t.numel() * t.element_size() for t in self._tensors())
         self._every = -(-size // COPIED_BYTES) if size <= MOST_BYTES else 0
@@ -58,13 +56,14 @@ class LastFinite:
         """Copies what there is now, after `iteration`, unless its turn has not come."""
         if not self._every or (self._kept and iteration < self._kept[-1].iteration + self._every):
             return
-        tensors = self._tensors()
         if len(self._kept) < 2:
-            copies = [t.detach().clone() for t in tensors]
-        else:
-            copies = self._kept.pop(0).tensors
-            copy_over(copies, tensors)
-        self._kept.append(Kept(iteration, copies))
+            copies = [t.clone() for t in self._tensors()]
+            self._kept.append(Kept(iteration, copies, [memory(t) for t in copies]))
+            return
+        self._kept.reverse()
+        newest = self._kept[1]
+        newest.iteration = iteration
+        _write(newest.memory, self._memory + [memory(b) for b in self._buffers()])
 
     def forget(self) -> None:
         """The run goes on from elsewhere."""
@@ -89,15 +88,19 @@ class LastFinite:
         return self._parameters + self._buffers()
 
 
-def copy_over(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copies each source into its target, neighbours of one dtype at once. Neither may ask for gradients."""
-    start = 0
-    while start < len(targets):
-        stop, dtype = start + 1, targets[start].dtype
-        while stop < len(targets) and targets[stop].dtype == dtype:
-            stop += 1
-        torch._foreach_copy_(targets[start:stop], sources[start:stop])
-        start = stop
+def memory(tensor: Tensor) -> Memory:
+    """The tensor's own memory in the form that is copied fastest: NumPy's where it can be had. It may not ask for gradients."""
+    return tensor.numpy() if tensor.device.type == "cpu" and tensor.dtype in QUICK else tensor
+
+
+def copy_over(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copies each source into its target. Neither may ask for gradients."""
+    _write([memory(t) for t in targets], [memory(s) for s in sources])
+
+
+def _write(targets: Sequence[Memory], sources: Sequence[Memory]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target[...] = source  # type: ignore[assignment, index]
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:

@@ -84,7 +84,7 @@ class Plain:
         loader = DataLoader(TensorDataset(x, y, numbers), BATCH, shuffle=True, generator=generator)
         epoch = 0
         while epoch < EPOCHS:
-            parts = (self.model, self.optimizer, self.scheduler)
+            parts: tuple[Any, ...] = (self.model, self.optimizer, self.scheduler)
             saved = copy.deepcopy([part.state_dict() for part in parts])
             draws, order, before = torch.get_rng_state(), generator.get_state(), self.iteration
             batches = list(loader)
@@ -121,7 +121,7 @@ class Plain:
 
     def update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 50.0)
         scheduled = self.optimizer.param_groups[0]["lr"]
         self.optimizer.param_groups[0]["lr"] = scheduled * self.scale

@@ -336,12 +336,12 @@ def test_two_thousand_bit_flips_and_truncations_are_all_noticed(tmp_path: Path) 
         for name, data in whole.items():
             (tmp_path / name).write_bytes(data)
         harmed = chance.choice(list(whole))
-        data = bytearray(whole[harmed])
+        spoilt = bytearray(whole[harmed])
         if trial % 3 == 0:
-            del data[chance.randrange(len(data)) :]
+            del spoilt[chance.randrange(len(spoilt)) :]
         else:
-            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        (tmp_path / harmed).write_bytes(data)
+            spoilt[chance.randrange(len(spoilt))] ^= 1 << chance.randrange(8)
+        (tmp_path / harmed).write_bytes(spoilt)
         state, notes = checkpoints.latest()
         assert state is not None
         assert (state["iteration"], len(notes)) == (1, 1), f"trial {trial}: {harmed}"

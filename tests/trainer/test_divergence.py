@@ -15,7 +15,10 @@ from tests.trainer.nonfinite_textbook import BAD_ROWS, BATCH, SPEC, Plain, spike
 from tests.trainer.supervised import Supervised, job, prepare
 from workers.protocol import Ended, Message, Points
 from workers.trainer import recorder
+from workers.trainer.attempt import Attempt
 from workers.trainer.exploding import WINDOW, Exploding
+from workers.trainer.nonfinite import Guard
+from workers.trainer.recorder import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +263,29 @@ def test_a_large_model_falls_back_to_its_checkpoint(sets: Path, tmp_path: Path, 
     assert "the update of iteration 4 left " in (last.message or "")
     assert (last.message or "").endswith("model.safetensors has the weights after iteration 3")
     assert all(bool(tensor.isfinite().all()) for tensor in run.weights().values())
+
+
+def test_a_device_that_ran_ahead_of_its_losses(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: losses are read in blocks, and by then the weights are infinite."""
+    real = Recorder.__init__
+
+    def in_blocks(self: Recorder, *arguments: Any, **more: Any) -> None:
+        real(self, *arguments, **more)
+        self._block = 4
+
+    monkeypatch.setattr(recorder, "FLUSH_SECONDS", 1e9)
+    monkeypatch.setattr(Recorder, "__init__", in_blocks)
+    monkeypatch.setattr(Guard, "accepts", lambda *_: True)
+    monkeypatch.setattr(Attempt, "_ahead", property(lambda _attempt: True))
+    plain = Plain("skip").run()
+    run = spiked_job(sets, tmp_path, "fail", batch_size=BATCH)
+    last = ended(run, "failed")
+    first = min(plain.bad)
+    boundary = (first - 1) // 4 * 4
+    assert list(run.curve["train/loss"]) == list(range(1, first + 1))
+    assert f"the loss of iteration {first} is not finite; its batch is rows {plain.bad[first][0]}, " in (last.message or "")
+    assert (last.message or "").endswith(f"model.safetensors has the weights after iteration {boundary}")
+    same_weights(run, plain_weights_after(boundary))
 
 
 # ---- exploding

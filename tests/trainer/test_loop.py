@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.trainer.fitting import criterion_of
 from tests.trainer.supervised import Supervised, job, prepare
 from tests.trainer.test_check import BINARY, NUMBERS
-from workers.protocol import Message, Points, Started
+from workers.protocol import Incident, Message, Points, Started
 from workers.trainer import recorder
 from workers.trainer.data import Batch, Part
 from workers.trainer.feed import Feed
@@ -81,7 +81,12 @@ def test_the_feed_goes_on_in_the_middle_of_an_epoch() -> None:
 
 def recording(monkeypatch: pytest.MonkeyPatch, block: int) -> tuple[Recorder, list[Points]]:
     sent: list[Points] = []
-    made = Recorder(sent.append, CPU)
+
+    def send(message: Points | Incident) -> None:
+        assert isinstance(message, Points)
+        sent.append(message)
+
+    made = Recorder(send, CPU)
     monkeypatch.setattr(made, "_block", block)
     return made, sent
 

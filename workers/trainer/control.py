@@ -38,7 +38,7 @@ class Control:
             self._sent = message.iteration
 
     def went_back(self, incident: Incident) -> None:
-        """Tells of a rollback, after which every point behind it is to come again. Call `settle` first. Raises SupervisorGone."""
+        """Tells of a rollback; the points behind it are to come again. Call `settle` first. Raises SupervisorGone."""
         assert incident.back_to is not None
         self.send(incident)
         self._sent = self._stored = incident.back_to

@@ -187,6 +187,9 @@ def _step(steps: Steps, position: Position, report: Report) -> None:
     if steps.max_grad_norm is not None:
         steps.precision.unscale(steps.optimizer)
         report.add("grad_norm", position.iteration, nn.utils.clip_grad_norm_(steps.parameters(), steps.max_grad_norm))
+    if position.lr_scale == 1:
+        steps.precision.step(steps.optimizer)
+        return
     with scaled(steps.optimizer, position.lr_scale):
         steps.precision.step(steps.optimizer)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from workers.protocol import MAX_INCIDENT_ROWS
 from workers.trainer.data import Batch, size
 from workers.trainer.feed import Feed
-from workers.trainer.last_finite import LastFinite, finite, live_buffers
+from workers.trainer.last_finite import Buffers, LastFinite, copy_over, finite
 from workers.trainer.objective import Criterion
 
 NAMED_ROWS = MAX_INCIDENT_ROWS
@@ -81,7 +81,7 @@ class Guard:
         self._loss, self._feed = loss, feed
         modules = [model, loss.module]
         self.last_finite = LastFinite(modules)
-        self._buffers = live_buffers(modules)
+        self._buffers = Buffers(modules)
         self._before: list[Tensor] = []
         self._suspect: tuple[float, int, Batch, Batch] | None = None  # loss, batch of the epoch, outputs, batch
 
@@ -107,16 +107,14 @@ class Guard:
 
     def undo(self) -> None:
         """Takes back what forward did to the buffers, running statistics above all."""
-        with torch.no_grad():
-            for buffer, before in zip(self._buffers(), self._before, strict=True):
-                buffer.copy_(before)
+        copy_over(self._buffers(), self._before)
 
     def broken(self) -> str | None:
         """The first parameter that is not finite."""
         return next((name for name, p in self._named.items() if not finite([p])), None)
 
     def fault(self, place: Place, *, ahead: bool = False) -> Fault:
-        """What is to blame for an iteration that is not finite. `ahead`: the device has gone on since, nothing else is known."""
+        """What is to blame for an iteration that is not finite. `ahead`: the device has gone on since, no more is known."""
         if not ahead and (name := self.broken()) is not None:
             before = Place(place.iteration - 1, place.within - 1, place.accumulate)
             return self.after_update(before, name)

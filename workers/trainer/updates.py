@@ -1,4 +1,4 @@
-"""Whether an iteration's update may be made: what `skip` and `rollback` decide, iteration by iteration and at an epoch's end."""
+"""Whether an iteration's update may be made: what `skip` and `rollback` decide, in each iteration and at an epoch's end."""
 
 from __future__ import annotations
 
@@ -69,9 +69,6 @@ def _place(steps: Steps, position: Position) -> Place:
 @contextmanager
 def scaled(optimizer: Optimizer, scale: float) -> Iterator[None]:
     """The learning rates times `scale`, for one step: a schedule goes on from what they were."""
-    if scale == 1:
-        yield
-        return
     before = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * scale

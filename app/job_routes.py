@@ -84,7 +84,7 @@ def create_job(
         parameters=answer.parameters,
         epochs=spec.epochs,
         # The sandbox of profile strict has no GPU.
-        device="cpu" if profile_of(spec) == STRICT else spec.device,
+        device="cpu" if profile == STRICT else spec.device,
         max_attempts=spec.max_attempts,
         timeout_seconds=spec.timeout_seconds,
         threads=threads_for(spec),

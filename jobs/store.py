@@ -88,8 +88,8 @@ class Store(Requests, Keyring, Replies, Retention):
         max_queued: int | None = None,
         answered: Answered[Job] | None = None,
     ) -> Job:
-        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` what a worker must
-        offer for it. Raises UnknownFile, QueueFull when `max_queued` jobs wait already, and AnsweredMeanwhile."""
+        """Queues a job; `device` is what the spec asks for, `files` the ids of the uploads it names, `profile` what a worker
+        must offer for it. Raises UnknownFile, QueueFull when `max_queued` jobs wait already, and AnsweredMeanwhile."""
         told: dict[str, Any] = {"spec": spec, "name": name, "metadata": dict(metadata), "effective_spec": dict(effective_spec)}
         told |= {"parameters": dict(parameters), "epochs": epochs, "device_wanted": device, "max_attempts": max_attempts}
         told |= {"threads": threads, "timeout_seconds": timeout_seconds, "profile": profile}

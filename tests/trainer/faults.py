@@ -11,8 +11,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest.mock import patch
 
 import torch
@@ -72,10 +71,11 @@ def armed(kill: Kill, checkpoints: random.Random | None) -> Iterator[None]:
         real_iterate(*arguments)
         kill.moment("after")
 
-    def save(state: Any, path: Path) -> None:
+    def save(state: Any, file: IO[bytes]) -> None:
         kill.moment("file")
-        real_save(state, path)
-        kill.moment("file", lambda: os.truncate(path, path.stat().st_size // 2))
+        real_save(state, file)
+        file.flush()
+        kill.moment("file", lambda: os.truncate(file.fileno(), os.fstat(file.fileno()).st_size // 2))
         kill.moment("file")
 
     def load(*arguments: Any, **more: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from tests.trainer.faults import FILE_STEPS, Kill, armed, random_kills
+from tests.trainer.nonfinite_textbook import SPEC as SPIKED
 from tests.trainer.random_specs import folders, random_spec
 from tests.trainer.supervised import Supervised, job
+from workers.protocol import Checkpointed, Message, Points
 from workers.trainer import recorder
 
 QUICK, LONG = range(10), range(100, 170)
@@ -82,6 +85,13 @@ def test_more_random_jobs_killed_at_random(data: dict[str, Path], tmp_path: Path
     check(data, tmp_path, seed)
 
 
+class Always(random.Random):
+    """A checkpoint after every iteration."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 SMALL: dict[str, Any] = {
     "dataset": {"type": "builtin", "name": "wine", "normalize": "standard"},
     "split": {"train": 0.8, "val": 0.2},
@@ -102,10 +112,6 @@ def test_twenty_kills_in_one_epoch(data: dict[str, Path], tmp_path: Path) -> Non
     """Each attempt but the last is killed after it has trained one iteration more than the one before."""
     whole = undisturbed(submit(data, "wine", SMALL, tmp_path / "whole"))
     run = submit(data, "wine", SMALL, tmp_path / "disturbed")
-
-    class Always(random.Random):
-        def random(self) -> float:
-            return 0.0
 
     resumed = []
     for number in range(1, 21):
@@ -131,6 +137,46 @@ def test_killed_at_each_step_of_writing_a_checkpoint(data: dict[str, Path], tmp_
 @pytest.mark.parametrize("step", [step for step in range(1, FILE_STEPS) if step not in QUICK_STEPS])
 def test_killed_at_every_other_step_too(data: dict[str, Path], tmp_path: Path, step: int) -> None:
     check_file_step(data, tmp_path, step)
+
+
+ROLLBACK = {"type": "rollback", "lr_factor": 0.5, "max_rollbacks": 20}
+
+
+def after_rollback(what: type[Message], do: str) -> Callable[[Supervised, Message], str | None]:
+    """Answers the first message of that kind that follows a rollback."""
+    return lambda run, message: do if run.incidents and isinstance(message, what) else None
+
+
+def test_no_checkpoint_of_dropped_points_outlives_a_rollback(data: dict[str, Path], tmp_path: Path) -> None:
+    run = submit(data, "spiked", SPIKED | {"on_nonfinite": ROLLBACK, "checkpoint": {"keep": 9}}, tmp_path / "job")
+    with armed(NEVER, Always()):
+        assert run.attempt(after_rollback(Checkpointed, "kill")) is None
+    back_to = run.incidents[0].back_to
+    assert back_to is not None
+    assert run.incidents[0].iteration - 1 > back_to, "there were later ones"
+    assert max(int(p.stem) for p in tmp_path.glob("job/checkpoints/*.json")) == back_to
+    with armed(NEVER, None):
+        run.attempt()
+    assert run.started[-1].resumed_from == back_to
+    assert run.incidents[1].iteration != run.incidents[0].iteration, "it does not have to go back there again"
+
+
+def test_after_a_rollback_no_checkpoint_is_ahead_of_its_curve(data: dict[str, Path], tmp_path: Path) -> None:
+    """A supervisor that stores nothing from the rollback on gets the checkpoint of the place gone back to, and no other."""
+    run = submit(data, "spiked", SPIKED | {"on_nonfinite": ROLLBACK}, tmp_path / "job")
+    points: list[int] = []
+
+    def watch(job: Supervised, message: Message) -> str | None:
+        if not job.incidents:
+            return None
+        job.stores = False
+        points.extend([message.iteration] if isinstance(message, Points) else [])
+        return "vanish" if isinstance(message, Points) and message.iteration > job.checkpoints[-1].iteration else None
+
+    with armed(NEVER, Always()):
+        assert run.attempt(watch) is None
+    assert run.checkpoints[-1].iteration == run.incidents[0].back_to
+    assert max(int(p.stem) for p in tmp_path.glob("job/checkpoints/*.json")) == run.incidents[0].back_to
 
 
 def check_file_step(data: dict[str, Path], folder: Path, step: int) -> None:

@@ -74,12 +74,18 @@ def _outcome(assignment: Assignment, control: Control) -> Ended:
         return Ended("failed", "error", _short(str(error)), error.problems[0].pointer)
     except CannotWrite as error:
         return Ended("failed", "error", _short(str(error)))
+    except DatasetOutOfMemory as error:
+        return Ended("failed", "out_of_memory", _short(str(error)), "/dataset/class")
     except Exception as error:
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"
         if _out_of_memory(error):
             return Ended("failed", "out_of_memory", f"{suspect_of(assignment.spec)}; {_short(text)}", "/batch_size")
         return Ended("failed", "error", _short(text))
+
+
+class DatasetOutOfMemory(Exception):
+    """The user's own Dataset took more memory than there was while its items were read: no batch is to blame."""
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -278,7 +284,13 @@ class Attempt:
         """Of the data, which a user's own Dataset gives now, unless an earlier attempt has read it."""
         given, folder = self._assignment, Path(self._assignment.dataset)
         if given.source_file is not None:
-            self._notes += own_data.prepare(self._spec, Path(given.source_file), folder, given.disk_bytes)
+            try:
+                self._notes += own_data.prepare(self._spec, Path(given.source_file), folder, given.disk_bytes)
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                traceback.print_exc()
+                raise DatasetOutOfMemory(f"reading the data set: {type(error).__name__}: {error}") from error
         return describe(self._spec, folder)
 
     def _settled(self, description: DataDescription, completed: CompletedModel) -> DataDescription:

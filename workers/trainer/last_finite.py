@@ -100,7 +100,7 @@ def copy_over(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 
 def _write(targets: Sequence[Memory], sources: Sequence[Memory]) -> None:
     for target, source in zip(targets, sources, strict=True):
-        target[...] = source  # type: ignore[assignment, index]
+        target[...] = source  # type: ignore[assignment]
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-MEASUREMENTS = ("post_to_first_loss", "api_process")
+MEASUREMENTS = ("post_to_first_loss", "api_process", "recovery")
 WHEN_NAMED = ("larger_than_memory", "table_batches")  # the first takes minutes, and tens of GB of disk
 
 for name in sys.argv[1:] or MEASUREMENTS:

@@ -19,10 +19,7 @@ READY_SECONDS = 60.0
 @contextlib.contextmanager
 def service() -> Iterator[httpx.Client]:
     """An HTTP client of a service that is ready; both are gone afterwards. Raises TimeoutError."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("postgrad")), "serve", "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("postgrad")), "serve", "--port", str(port := free_port())]
     with tempfile.TemporaryDirectory(prefix="postgrad-bench-") as folder:
         process = subprocess.Popen([*command, "--data-dir", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -32,6 +29,12 @@ def service() -> Iterator[httpx.Client]:
         finally:
             process.terminate()
             process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def wait_ready(client: httpx.Client) -> None:

@@ -67,6 +67,10 @@ class Cluster:
             self.killed[kind] += bool(done)
             return bool(done)
 
+    def workers(self) -> list[psutil.Process]:
+        """The live supervisors, those that train first."""
+        return self._of("supervisor")
+
     def trainers(self) -> list[Trainer]:
         """The processes that train now, by the log that each has open."""
         found = [_trainer(process) for process in self._of("trainer")]

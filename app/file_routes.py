@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from app.answers import answer
 from app.ingest import agrees, prepare, preview
 from app.job_json import timestamp
 from app.lists import After, Limit, Order, envelope
@@ -49,7 +50,10 @@ MULTIPART = {
     status_code=201,
     summary="Upload a file",
     openapi_extra=MULTIPART,
-    responses={200: {"description": "These very bytes are here already, under the same id"}},
+    responses={
+        200: {"description": "These very bytes are here already, under the same id", **answer("File")},
+        201: answer("File"),
+    },
 )
 async def upload_file(request: Request, parts: Parts, format: Format = "auto") -> JSONResponse:
     """Takes a data file or a model as the part `file`, reads it once and answers with a preview of what it holds."""
@@ -79,7 +83,7 @@ def _keep(parts: Service, upload: Upload) -> tuple[File, bool]:
     )
 
 
-@router.get("/v1/files", summary="List files")
+@router.get("/v1/files", summary="List files", responses={200: answer("Files")})
 def list_files(parts: Parts, after: After = None, limit: Limit = 20, order: Order = "desc") -> JSONResponse:
     """One page of uploads, without their previews."""
     page = parts.store.files(after=after, limit=limit, order=order)
@@ -87,7 +91,7 @@ def list_files(parts: Parts, after: After = None, limit: Limit = 20, order: Orde
     return JSONResponse(envelope(bodies, has_more=page.has_more))
 
 
-@router.get("/v1/files/{file_id}", summary="Read about a file")
+@router.get("/v1/files/{file_id}", summary="Read about a file", responses={200: answer("File")})
 def read_file(parts: Parts, file_id: str) -> JSONResponse:
     """The file with a preview of its columns and first rows."""
     return JSONResponse(file_body(parts.store.file(file_id)))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from app.answers import TEXT, answer
 from app.body import read_json
 from app.checker import Answer, CheckerUnavailable
 from app.init_from import pinned
@@ -41,7 +42,10 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
     "/v1/jobs",
     status_code=201,
     summary="Create and queue a job",
-    responses={200: {"description": "With validate_only: what the spec would build; nothing was queued"}},
+    responses={
+        200: {"description": "With validate_only: what the spec would build; nothing was queued", **answer("Preflight")},
+        201: answer("Job"),
+    },
 )
 def create_job(
     parts: Parts,
@@ -102,7 +106,7 @@ def _checked(parts: Service, canonical: str, uploads: Named, body: object, *, pr
     return answer
 
 
-@router.get("/v1/jobs", summary="List jobs")
+@router.get("/v1/jobs", summary="List jobs", responses={200: answer("Jobs")})
 def list_jobs(
     parts: Parts,
     after: After = None,
@@ -118,7 +122,11 @@ def list_jobs(
     return JSONResponse(envelope(bodies, has_more=page.has_more))
 
 
-@router.get("/v1/jobs/{job_id}", summary="Read a job", responses={304: {"description": "Not changed since If-None-Match"}})
+@router.get(
+    "/v1/jobs/{job_id}",
+    summary="Read a job",
+    responses={200: answer("Job"), 304: {"description": "Not changed since If-None-Match"}},
+)
 async def read_job(
     request: Request,
     parts: Parts,
@@ -167,7 +175,10 @@ async def _wait(request: Request, parts: Service, job_id: str, seconds: int, if_
 @router.post(
     "/v1/jobs/{job_id}/cancel",
     summary="Ask a job to stop",
-    responses={202: {"description": "Asked; the job runs until its process has stopped"}},
+    responses={
+        200: answer("Job"),
+        202: {"description": "Asked; the job runs until its process has stopped", **answer("Job")},
+    },
 )
 def cancel_job(parts: Parts, job_id: str) -> JSONResponse:
     """Safe to repeat; a job that has ended stays as it ended."""
@@ -176,7 +187,7 @@ def cancel_job(parts: Parts, job_id: str) -> JSONResponse:
     return JSONResponse(job_body(job, parts.curves.summary(job.id)), status, {"ETag": entity_tag(job)})
 
 
-@router.get("/v1/jobs/{job_id}/events", summary="What happened to a job, and why")
+@router.get("/v1/jobs/{job_id}/events", summary="What happened to a job, and why", responses={200: answer("Events")})
 def list_events(
     parts: Parts,
     job_id: str,
@@ -201,7 +212,11 @@ def _event_body(event: Event) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/jobs/{job_id}/logs", summary="What the trainer printed")
+@router.get(
+    "/v1/jobs/{job_id}/logs",
+    summary="What the trainer printed",
+    responses={200: {"content": answer("Logs")["content"] | {TEXT: {"schema": {"type": "string"}}}}},
+)
 def read_logs(
     request: Request,
     parts: Parts,

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from app.answers import REF, SCHEMAS
+from app.security import PROTECTED
 from jobs.spec import JobSpec
-
-REF = "#/components/schemas/{model}"
 
 EXAMPLES: dict[str, Any] = {
     "breast-cancer-mlp": {
@@ -121,17 +121,32 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
     spec = JobSpec.model_json_schema(ref_template=REF)
     schemas.update(spec.pop("$defs", {}))
-    schemas.update({"JobSpec": spec, "Problem": PROBLEM})
+    schemas.update(SCHEMAS | {"JobSpec": spec, "Problem": PROBLEM})
     for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own shape, which this API never answers with
         schemas.pop(unused, None)
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{}, {"key": []}]
-    for path in document["paths"].values():
-        for operation in path.values():
+    document["security"] = [{"key": []}] if app.state.settings.api_key is not None else [{}, {"key": []}]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if not path.startswith(PROTECTED):
+                operation["security"] = []
+            for parameter in operation.get("parameters", []):
+                parameter["schema"] = _sent(parameter["schema"])
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = PROBLEM_ANSWER
+            for status, told in operation["responses"].items():
+                if status.startswith(("4", "5")):
+                    told.setdefault("content", PROBLEM_ANSWER["content"])
     document["paths"]["/v1/jobs"]["post"]["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "examples": EXAMPLES}},
     }
     return document
+
+
+def _sent(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter without null, which is there for the default and which no URL and no header can hold."""
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {name: value for name, value in schema.items() if name != "anyOf"} | kinds[0]

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.methods import allowed
 from jobs.spec import InvalidSpec
 from jobs.store import UnknownFile, UnknownJob
 
@@ -93,6 +94,7 @@ def install(app: FastAPI) -> None:
     """The one table from exception to answer."""
     for kind, translate in TRANSLATIONS.items():
         app.add_exception_handler(kind, _handler(translate))
+    app.add_exception_handler(HTTPException, _handle_http)
 
 
 def _handler(translate: Any) -> Any:
@@ -100,6 +102,14 @@ def _handler(translate: Any) -> Any:
         return response(translate(exception))
 
     return handle
+
+
+def _handle_http(request: Request, exception: Exception) -> JSONResponse:
+    assert isinstance(exception, HTTPException)
+    problem = _from_http(exception)
+    if problem.status == http.HTTPStatus.METHOD_NOT_ALLOWED:
+        problem.headers["Allow"] = ", ".join(allowed(request))
+    return response(problem)
 
 
 def _from_spec(exception: InvalidSpec) -> Problem:
@@ -138,7 +148,6 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     UnknownJob: lambda _: not_found("this job"),
     UnknownFile: lambda _: not_found("this file"),
     RequestValidationError: _from_parameters,
-    HTTPException: _from_http,
     OperationalError: _from_database,
     ClientDisconnect: lambda _: not_understood("the client went away before the body was whole"),
     Exception: _from_anything,

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
+from app.answers import answer
 from app.job_json import timestamp
 from app.lists import envelope
 from app.problems import Problem, not_found
@@ -26,6 +27,7 @@ router = APIRouter(tags=["artifacts"])
 # Nothing that a browser would render or run.
 MEDIA_TYPES = {".json": "application/json"}
 OTHER_MEDIA_TYPE = "application/octet-stream"
+BYTES: dict[str, Any] = {OTHER_MEDIA_TYPE: {}, MEDIA_TYPES[".json"]: {}}
 UNFINISHED = ".tmp"
 RANGE = re.compile(r"bytes=(?:(\d{1,99})-(\d{0,99})|-(\d{1,99}))")
 
@@ -42,7 +44,7 @@ def sha256(path: Path) -> bytes:
     return _sha256(str(path), found.st_size, found.st_mtime_ns)
 
 
-@router.get("/v1/jobs/{job_id}/artifacts", summary="List a job's results")
+@router.get("/v1/jobs/{job_id}/artifacts", summary="List a job's results", responses={200: answer("Artifacts")})
 def list_artifacts(parts: Parts, job_id: str) -> JSONResponse:
     """Every finished artifact."""
     job = parts.store.job(job_id)
@@ -79,14 +81,13 @@ def _media_type(path: Path) -> str:
     return MEDIA_TYPES.get(path.suffix, OTHER_MEDIA_TYPE)
 
 
-@router.head("/v1/jobs/{job_id}/artifacts/{name}", include_in_schema=False)
 @router.get(
     "/v1/jobs/{job_id}/artifacts/{name}",
     summary="Download a result",
     response_class=Response,
     responses={
-        200: {"content": {OTHER_MEDIA_TYPE: {}}},
-        206: {"description": "The part that Range asks for"},
+        200: {"content": BYTES},
+        206: {"description": "The part that Range asks for", "content": BYTES},
         304: {"description": "The same bytes as in If-None-Match"},
         416: {"description": "No such range"},
     },

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from app.answers import answer
 from app.lists import envelope
 from jobs.catalog import DATASETS, SECTIONS, Argument, Entry, catalog
 from jobs.entry_schemas import dataset_schema, entry_schema
@@ -24,7 +25,7 @@ Section = Literal[
 HEADERS = {"Cache-Control": "max-age=300"}
 
 
-@router.get("/v1/catalog", summary="What a spec may name")
+@router.get("/v1/catalog", summary="What a spec may name", responses={200: answer("Catalog")})
 def read_catalog() -> JSONResponse:
     """The names in every section; a section of its own has the arguments and schemas."""
     found = catalog()
@@ -39,7 +40,7 @@ def _usable(section: str) -> list[str]:
     return [name for name, entry in catalog().section(section).items() if entry.refused is None]
 
 
-@router.get("/v1/catalog/{section}", summary="One section of the catalog")
+@router.get("/v1/catalog/{section}", summary="One section of the catalog", responses={200: answer("CatalogSection")})
 def read_section(section: Section) -> JSONResponse:
     """Every entry; one that cannot be used says why in `refused`.
 

@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response, StreamingResponse
 
+from app.answers import answer
 from app.curve_json import curve_body, curve_csv, dumps
 from app.problems import Problem
 from app.state import Parts
-from jobs.cursors import InvalidCursor
+from jobs.cursors import FORM, InvalidCursor
 from jobs.curves import DEFAULT_MAX_POINTS, CurveView
 
 router = APIRouter(tags=["curves"])
@@ -18,7 +19,14 @@ router = APIRouter(tags=["curves"])
 MAX_CURSOR_CHARACTERS = 20_000
 MOST_POINTS = 100_000_000
 
-CursorText = Annotated[str | None, Query(max_length=MAX_CURSOR_CHARACTERS, description="What was written since this cursor.")]
+CursorText = Annotated[
+    str | None,
+    Query(
+        max_length=MAX_CURSOR_CHARACTERS,
+        description="What was written since this cursor.",
+        json_schema_extra={"pattern": f"^{FORM.pattern}$"},  # said, not enforced: the reader has a better sentence
+    ),
+]
 
 
 def invalid_cursor(parameter: str, reason: InvalidCursor) -> Problem:
@@ -31,7 +39,7 @@ def invalid_cursor(parameter: str, reason: InvalidCursor) -> Problem:
     "/v1/jobs/{job_id}/metrics",
     summary="Read the curve",
     responses={
-        200: {"content": {"application/json": {}, "text/csv": {}}},
+        200: {"content": answer("Metrics")["content"] | {"text/csv": {"schema": {"type": "string"}}}},
         304: {"description": "Not changed since If-None-Match"},
     },
 )

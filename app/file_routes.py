@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from app.answers import answer
 from app.ingest import agrees, prepare, preview
 from app.job_json import timestamp
 from app.limits import need_room
@@ -55,7 +56,8 @@ MULTIPART = {
     summary="Upload a file",
     openapi_extra=MULTIPART,
     responses={
-        200: {"description": "These very bytes are here already, under the same id"},
+        200: {"description": "These very bytes are here already, under the same id", **answer("File")},
+        201: answer("File"),
         507: {"description": "The disk is nearly full"},
     },
 )
@@ -96,7 +98,7 @@ def _keep(parts: Service, upload: Upload, answered: Answered[tuple[File, bool]] 
         )
 
 
-@router.get("/v1/files", summary="List files")
+@router.get("/v1/files", summary="List files", responses={200: answer("Files")})
 def list_files(parts: Parts, after: After = None, limit: Limit = 20, order: Order = "desc") -> JSONResponse:
     """One page of uploads, without their previews."""
     page = parts.store.files(after=after, limit=limit, order=order)
@@ -104,7 +106,7 @@ def list_files(parts: Parts, after: After = None, limit: Limit = 20, order: Orde
     return JSONResponse(envelope(bodies, has_more=page.has_more))
 
 
-@router.get("/v1/files/{file_id}", summary="Read about a file")
+@router.get("/v1/files/{file_id}", summary="Read about a file", responses={200: answer("File")})
 def read_file(parts: Parts, file_id: str) -> JSONResponse:
     """The file with a preview of its columns and first rows."""
     return JSONResponse(file_body(parts.store.file(file_id)))

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from app.answers import answer
 from app.problems import RETRY_AFTER_SECONDS
 from app.state import Parts, Service
 from jobs.catalog import catalog
@@ -19,13 +20,17 @@ router = APIRouter(tags=["health"])
 Check = dict[str, Any]  # at least {"ok": bool, "detail": sentence}
 
 
-@router.get("/health/live", summary="Is the process alive")
+@router.get("/health/live", summary="Is the process alive", responses={200: answer("Live")})
 async def live() -> JSONResponse:
     """Asks nothing of anyone."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/health/ready", summary="Can jobs be taken", responses={503: {"description": "Not yet, or not any more"}})
+@router.get(
+    "/health/ready",
+    summary="Can jobs be taken",
+    responses={200: answer("Ready"), 503: {"description": "Not yet, or not any more", **answer("Ready")}},
+)
 def ready(parts: Parts) -> JSONResponse:
     """200 when the schema is current and the checker is warm; each check says what it found. "degraded" is 200 too: all can be
     read, but new jobs and uploads are refused because the disk is nearly full."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from app.answers import TEXT, answer
 from app.body import read_json
 from app.callers import Asking
 from app.checker import Answer, CheckerUnavailable
@@ -46,7 +47,8 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
     status_code=201,
     summary="Create and queue a job",
     responses={
-        200: {"description": "With validate_only: what the spec would build; nothing was queued"},
+        200: {"description": "With validate_only: what the spec would build; nothing was queued", **answer("Preflight")},
+        201: answer("Job"),
         429: {"description": "As many jobs wait as may"},
         507: {"description": "The disk is nearly full"},
     },
@@ -123,7 +125,7 @@ def _checked(parts: Service, canonical: str, uploads: Named, body: object, *, pr
     return answer
 
 
-@router.get("/v1/jobs", summary="List jobs")
+@router.get("/v1/jobs", summary="List jobs", responses={200: answer("Jobs")})
 def list_jobs(
     parts: Parts,
     after: After = None,
@@ -139,7 +141,11 @@ def list_jobs(
     return JSONResponse(envelope(bodies, has_more=page.has_more))
 
 
-@router.get("/v1/jobs/{job_id}", summary="Read a job", responses={304: {"description": "Not changed since If-None-Match"}})
+@router.get(
+    "/v1/jobs/{job_id}",
+    summary="Read a job",
+    responses={200: answer("Job"), 304: {"description": "Not changed since If-None-Match"}},
+)
 async def read_job(
     request: Request,
     parts: Parts,
@@ -185,7 +191,7 @@ async def _wait(request: Request, parts: Service, job_id: str, seconds: int, if_
         await asyncio.sleep(WAIT_STEP_SECONDS)
 
 
-@router.get("/v1/jobs/{job_id}/events", summary="What happened to a job, and why")
+@router.get("/v1/jobs/{job_id}/events", summary="What happened to a job, and why", responses={200: answer("Events")})
 def list_events(
     parts: Parts,
     job_id: str,
@@ -210,7 +216,11 @@ def _event_body(event: Event) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/jobs/{job_id}/logs", summary="What the trainer printed")
+@router.get(
+    "/v1/jobs/{job_id}/logs",
+    summary="What the trainer printed",
+    responses={200: {"content": answer("Logs")["content"] | {TEXT: {"schema": {"type": "string"}}}}},
+)
 def read_logs(
     request: Request,
     parts: Parts,

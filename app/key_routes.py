@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from app.answers import answer
 from app.body import read_json
 from app.callers import only
 from app.job_json import timestamp
@@ -49,20 +50,20 @@ def wanted(body: Annotated[Any, Depends(read_json)]) -> KeyWanted:
         raise Problem(422, "invalid-key", "The key cannot be made", detail, model_errors(invalid)) from invalid
 
 
-@router.post("/v1/keys", status_code=201, summary="Make a key")
+@router.post("/v1/keys", status_code=201, summary="Make a key", responses={201: answer("NewKey")})
 def create_key(parts: Parts, body: Annotated[KeyWanted, Depends(wanted)]) -> JSONResponse:
     """`secret` is the key itself, shown this once: what is stored is its SHA-256."""
     key, secret = parts.store.add_key(body.name, body.scopes)
     return JSONResponse({**key_body(key), "secret": secret}, 201, NOT_STORED)
 
 
-@router.get("/v1/keys", summary="List keys")
+@router.get("/v1/keys", summary="List keys", responses={200: answer("Keys")})
 def list_keys(parts: Parts) -> JSONResponse:
     """Every key in the order they were made, the revoked ones too; never the keys themselves."""
     return JSONResponse(envelope(key_body(key) for key in parts.store.api_keys()))
 
 
-@router.post("/v1/keys/{key_id}/revoke", summary="Revoke a key")
+@router.post("/v1/keys/{key_id}/revoke", summary="Revoke a key", responses={200: answer("Key")})
 def revoke_key(parts: Parts, key_id: str) -> JSONResponse:
     """The next request with it is refused. Safe to repeat."""
     return JSONResponse(key_body(parts.store.revoke_key(key_id)))

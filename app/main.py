@@ -27,6 +27,7 @@ from app import (
     worker_routes,
 )
 from app.lists import refuse_unknown_parameters
+from app.methods import HeadAsGet
 from app.retention import Retention
 from app.security import Gate
 from app.state import Service
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     web_routes.mount(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Gate, settings=chosen)
     openapi.install(app)
     return app

@@ -8,13 +8,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from app.answers import REF, SCHEMAS
 from app.key_routes import KeyWanted
 from app.prune_routes import PruneWanted
+from app.security import PROTECTED, asks_for_a_key
 from jobs.keyring import ADMIN, READ, WRITE
 from jobs.model_examples import EXAMPLES as MODELS
 from jobs.spec import JobSpec
 
-REF = "#/components/schemas/{model}"
 BODIES: dict[str, type[BaseModel]] = {"/v1/keys": KeyWanted, "/v1/prune": PruneWanted}
 
 EXAMPLES: dict[str, Any] = {
@@ -105,7 +106,6 @@ PROBLEM: dict[str, Any] = {
     },
 }
 
-PROBLEM_STATUSES = {"409", "412", "429", "507"}  # told apart from `default` where they are part of the endpoint's meaning
 PROBLEM_ANSWER: dict[str, Any] = {
     "description": "A problem document",
     "content": {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}},
@@ -135,17 +135,21 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
     spec = JobSpec.model_json_schema(ref_template=REF)
     schemas.update(spec.pop("$defs", {}))
-    schemas.update({"JobSpec": spec, "Problem": PROBLEM})
+    schemas.update(SCHEMAS | {"JobSpec": spec, "Problem": PROBLEM})
     for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own shape, which this API never answers with
         schemas.pop(unused, None)
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": KEYS}}
+    optional: list[dict[str, list[str]]] = [] if asks_for_a_key(app.state.settings) else [{}]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            operation["security"] = _security(path, method)
+            operation["security"] = [*optional, {"key": [_scope(path, method)]}] if path.startswith(PROTECTED) else []
+            for parameter in operation.get("parameters", []):
+                parameter["schema"] = _sent(parameter["schema"])
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = PROBLEM_ANSWER
-            for status in PROBLEM_STATUSES & operation["responses"].keys():
-                operation["responses"][status] = PROBLEM_ANSWER | operation["responses"][status]
+            for status, told in operation["responses"].items():
+                if status.startswith(("4", "5")):
+                    told.setdefault("content", PROBLEM_ANSWER["content"])
     document["paths"]["/v1/jobs"]["post"]["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "examples": EXAMPLES}},
@@ -159,10 +163,16 @@ def build(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def _security(path: str, method: str) -> list[dict[str, list[str]]]:
-    """Without a key, or with one of this scope."""
-    if not path.startswith("/v1"):
-        return []
+def _scope(path: str, method: str) -> str:
+    """Which of a key's scopes the operation takes."""
     if path.startswith(("/v1/keys", "/v1/prune")):
-        return [{}, {"key": [ADMIN]}]
-    return [{}, {"key": [READ if method == "get" else WRITE]}]
+        return ADMIN
+    return READ if method == "get" else WRITE
+
+
+def _sent(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter without null, which is there for the default and which no URL and no header can hold."""
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {name: value for name, value in schema.items() if name != "anyOf"} | kinds[0]

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.methods import allowed
 from jobs.arguments import escape
 from jobs.database import is_full, why_away
 from jobs.errors import (
@@ -137,6 +138,7 @@ def install(app: FastAPI) -> None:
     """The one table from exception to answer."""
     for kind, translate in TRANSLATIONS.items():
         app.add_exception_handler(kind, _handler(translate))
+    app.add_exception_handler(HTTPException, _handle_http)
 
 
 def _handler(translate: Any) -> Any:
@@ -144,6 +146,14 @@ def _handler(translate: Any) -> Any:
         return response(translate(exception))
 
     return handle
+
+
+def _handle_http(request: Request, exception: Exception) -> JSONResponse:
+    assert isinstance(exception, HTTPException)
+    problem = _from_http(exception)
+    if problem.status == http.HTTPStatus.METHOD_NOT_ALLOWED:
+        problem.headers["Allow"] = ", ".join(allowed(request))
+    return response(problem)
 
 
 def _from_spec(exception: InvalidSpec) -> Problem:
@@ -215,7 +225,6 @@ TRANSLATIONS: dict[type[Exception], Any] = {
     FileInUse: lambda used: Problem(409, "file-in-use", "The file is in use", str(used)),
     VersionDiffers: lambda _: Problem(412, "job-changed", "The job has changed", CHANGED),
     RequestValidationError: _from_parameters,
-    HTTPException: _from_http,
     OperationalError: from_database,
     PoolTimeout: from_database,
     OSError: _from_system,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.answers import answer
 from app.body import read_json
 from app.callers import only
 from app.job_json import timestamp
@@ -42,7 +43,11 @@ def wanted(body: Annotated[Any, Depends(read_json)]) -> PruneWanted:
         raise Problem(422, "invalid-prune", "Nothing was removed", "say how old is old", model_errors(invalid)) from invalid
 
 
-@router.post("/v1/prune", summary="Remove old jobs and files", responses={200: {"description": "What went, or would go"}})
+@router.post(
+    "/v1/prune",
+    summary="Remove old jobs and files",
+    responses={200: {"description": "What went, or would go", **answer("Prune")}},
+)
 def prune_old(parts: Parts, body: Annotated[PruneWanted, Depends(wanted)]) -> JSONResponse:
     """Jobs that have ended, with their curves and files; uploads that no other job names; weights that such jobs started from.
     A few hundred at once: with `has_more` there are others, and the same request goes on."""

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Response
 from fastapi.responses import JSONResponse
 
+from app.answers import answer
 from app.body import read_json
 from app.job_json import entity_tag, job_body, versions_in
 from app.limits import need_room
+from app.once import Once
 from app.problems import Problem, error
 from app.state import Parts, Service
 from jobs.arguments import did_you_mean, escape
@@ -30,7 +32,8 @@ CHANGED: Responses = {
     412: {"description": "The job has changed since the read that gave the tag in If-Match; nothing was done"}
 }
 WRONG_STATE: Responses = {409: {"description": "Not in this state of the job; the answer says what would be right"}}
-ASKED: Responses = {202: {"description": "Asked; the job runs until its process has stopped"}}
+DONE: Responses = {200: answer("Job")}
+ASKED: Responses = {202: {"description": "Asked; the job runs until its process has stopped", **answer("Job")}}
 IfMatch = Annotated[str | None, Header(description="Do it only if the job still has this `ETag`.")]
 RETRY_BODY = {
     "requestBody": {
@@ -54,19 +57,19 @@ RETRY_BODY = {
 }
 
 
-@router.post("/v1/jobs/{job_id}/cancel", summary="Ask a job to stop", responses=ASKED | CHANGED)
+@router.post("/v1/jobs/{job_id}/cancel", summary="Ask a job to stop", responses=DONE | ASKED | CHANGED)
 def cancel_job(parts: Parts, job_id: str, if_match: IfMatch = None) -> JSONResponse:
     """Safe to repeat; a job that has ended stays as it ended."""
     return _answer(parts, parts.store.request_cancel(job_id, versions_in(if_match)))
 
 
-@router.post("/v1/jobs/{job_id}/pause", summary="Ask a job to pause", responses=ASKED | WRONG_STATE | CHANGED)
+@router.post("/v1/jobs/{job_id}/pause", summary="Ask a job to pause", responses=DONE | ASKED | WRONG_STATE | CHANGED)
 def pause_job(parts: Parts, job_id: str, if_match: IfMatch = None) -> JSONResponse:
     """A running job saves its place and frees its device. Safe to repeat."""
     return _answer(parts, parts.store.request_pause(job_id, versions_in(if_match)))
 
 
-@router.post("/v1/jobs/{job_id}/resume", summary="Let a paused job go on", responses=WRONG_STATE | CHANGED)
+@router.post("/v1/jobs/{job_id}/resume", summary="Let a paused job go on", responses=DONE | WRONG_STATE | CHANGED)
 def resume_job(parts: Parts, job_id: str, if_match: IfMatch = None) -> JSONResponse:
     """It goes back to the queue, and on from where it stood. Takes back a pause that has not come about yet. Safe to repeat."""
     return _shown(parts, parts.store.resume(job_id, versions_in(if_match)), 200)
@@ -75,24 +78,37 @@ def resume_job(parts: Parts, job_id: str, if_match: IfMatch = None) -> JSONRespo
 @router.post(
     "/v1/jobs/{job_id}/retry",
     summary="Run an ended job again",
-    responses=WRONG_STATE | CHANGED,
+    responses=DONE | WRONG_STATE | CHANGED,
     openapi_extra=RETRY_BODY,
 )
-def retry_job(parts: Parts, job_id: str, body: Annotated[Any, Depends(read_json)], if_match: IfMatch = None) -> JSONResponse:
+def retry_job(
+    parts: Parts, job_id: str, body: Annotated[Any, Depends(read_json)], once: Once, if_match: IfMatch = None
+) -> JSONResponse:
     """Under the same id, as a new attempt with `max_attempts` before it: from the start with an empty curve, or from the last
     checkpoint. What the run before left can be downloaded until the new attempt begins."""
     from_checkpoint = _origin(body) == "checkpoint"
+    once.look(body)
     need_room(parts)
     job = parts.store.job(job_id)
     if from_checkpoint and job.state in (FAILED, CANCELLED) and not parts.folder.has_checkpoint(job.id):
         raise WrongState(FROM_CHECKPOINT, job.state, NO_CHECKPOINT)
+    summary = parts.curves.summary(job.id) if from_checkpoint else {}
+
+    def retried(job: Job) -> JSONResponse:
+        return JSONResponse(job_body(job, summary), headers={"ETag": entity_tag(job)})
+
     try:
-        named = uploads_in(json.loads(job.spec))
-        job = parts.store.retry(job.id, from_checkpoint=from_checkpoint, files=named, versions=versions_in(if_match))
+        job = parts.store.retry(
+            job.id,
+            from_checkpoint=from_checkpoint,
+            files=uploads_in(json.loads(job.spec)),
+            versions=versions_in(if_match),
+            answered=once.keeping(retried),
+        )
     except UnknownFile as gone:
         detail = f"its file {gone.file_id} was deleted: upload the same bytes again, which gives the same id, and then retry"
         raise Problem(409, "file-deleted", "A file of the job was deleted", detail) from gone
-    return _shown(parts, job, 200)
+    return retried(job)
 
 
 @router.delete(

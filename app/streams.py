@@ -63,7 +63,7 @@ async def stream_job(
     """Events `metrics`, `status`, `log`, `reset` and, after the job's last point, `end`. Replays from Last-Event-ID, else from
     `cursor`, else from the beginning."""
     parts.store.job(job_id)
-    since = last_event_id or cursor or None
+    since = last_event_id or cursor
     try:
         parts.curves.read(job_id, names=[], cursor=since)
     except InvalidCursor as reason:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from app.answers import answer
 from app.job_json import timestamp
 from app.lists import envelope
 from app.state import Parts
@@ -15,7 +16,7 @@ from jobs.store import Worker
 router = APIRouter(tags=["workers"])
 
 
-@router.get("/v1/workers", summary="List workers")
+@router.get("/v1/workers", summary="List workers", responses={200: answer("Workers")})
 def list_workers(parts: Parts) -> JSONResponse:
     """Every registered worker, with its sandbox profiles: the layers of each and why it is not offered, if it is not.
 

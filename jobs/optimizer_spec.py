@@ -15,7 +15,7 @@ MAX_GROUPS = 64
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Patterns = Annotated[list[Pattern], Field(min_length=1, max_length=256), OneOrMore()]
 TAKES_REST = {"Muon": "matrices", "SparseAdam": "parameters with sparse gradients"}
-NEVER_REST = frozenset({"LBFGS", *TAKES_REST})
+NEVER_REST = ("LBFGS", *TAKES_REST)
 WITHOUT_GROUPS = frozenset({"LBFGS"})
 
 

@@ -19,6 +19,7 @@ from jobs.moves import Row, add_event, change, locked, move, name_files, now
 from jobs.queue import Queue
 from jobs.reading import to_jobs
 from jobs.records import Job
+from jobs.replies import Answered
 from jobs.states import (
     CANCEL,
     CANCELLED,
@@ -86,13 +87,21 @@ class Requests(Queue):
                 row = _resume(connection, row)
             return to_jobs(connection, [row])[0]
 
-    def retry(self, job_id: str, *, from_checkpoint: bool, files: Sequence[str] = (), versions: Versions = None) -> Job:
+    def retry(
+        self,
+        job_id: str,
+        *,
+        from_checkpoint: bool,
+        files: Sequence[str] = (),
+        versions: Versions = None,
+        answered: Answered[Job] | None = None,
+    ) -> Job:
         """An ended job goes back to the queue with all its attempts, under its id and in its place in line.
 
         From the start its curve is emptied, and the next attempt removes what the ones before left on disk. From the checkpoint
         it goes on as after any stop. `files` are the uploads that its spec names.
 
-        Raises UnknownJob, VersionDiffers, WrongState, and UnknownFile when one of `files` was deleted.
+        Raises UnknownJob, VersionDiffers, WrongState, AnsweredMeanwhile, and UnknownFile when one of `files` was deleted.
         """
         with writing(self.engine) as connection:
             row = _asked(connection, job_id, RETRY, versions)
@@ -104,7 +113,10 @@ class Requests(Queue):
             else:
                 series.drop_after(connection, job_id, 0)
                 row = _told(move(connection, itself, step, "to run again from the start", **AS_NEW, **AFRESH))
-            return to_jobs(connection, [row])[0]
+            job = to_jobs(connection, [row])[0]
+            if answered is not None:
+                answered.keep(connection, job)
+            return job
 
     def delete_job(self, job_id: str, versions: Versions = None) -> None:
         """Forgets the job, its events and its curve; its folder is jobs/deleting.py's to remove.

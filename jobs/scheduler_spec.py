@@ -13,7 +13,7 @@ from jobs.components import Component, long_component, own_members
 
 MAX_NESTING = 4
 MAX_SCHEDULERS = 64  # in all
-OF_OTHERS = frozenset({"SequentialLR", "ChainedScheduler"})
+OF_OTHERS = ("SequentialLR", "ChainedScheduler")
 
 
 class SchedulerComponent(Component):

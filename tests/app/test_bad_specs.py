@@ -63,6 +63,8 @@ READ: list[tuple[dict[str, Any], Found]] = [
     ({"/optimizer/learning_rate": 0.1}, {("/optimizer/learning_rate", "unknown_field")}),
     ({"/optimizer": "LBFGS", "/max_grad_norm": 1.0}, {("/max_grad_norm", "not_supported")}),
     ({"/optimizer": {"type": "SparseAdam"}}, {("/optimizer/rest", "missing")}),
+    ({"/optimizer": {"type": "Muon", "rest": {"type": {}}}}, {("/optimizer/rest/type", "wrong_type")}),
+    ({"/lr_scheduler": {"type": ["StepLR"]}}, {("/lr_scheduler/type", "wrong_type")}),
     ({"/optimizer/param_groups": [{"params": ["9"]}]}, {("/optimizer/param_groups/0/params/0", "unknown_choice")}),
     ({"/lr_scheduler": {"type": "StepLR"}}, {("/lr_scheduler/step_size", "missing")}),
     ({"/lr_scheduler": {"type": "LambdaLR"}}, {("/lr_scheduler/lr_lambda", "missing")}),

@@ -215,3 +215,16 @@ def test_openapi_says_so(client: httpx.Client) -> None:
         assert named["idempotency-key"]["in"] == "header"
         assert not named["idempotency-key"].get("required", False)
     assert "idempotency" not in str(paths["/v1/keys"]).lower()
+
+
+def test_a_repeated_retry_is_one_retry_and_one_answer(client: httpx.Client) -> None:
+    key, job = {"Idempotency-Key": fresh()}, post(client, fresh()).headers["location"]
+    assert client.post(f"{job}/cancel").json()["status"] == "cancelled"
+    first, second = (client.post(f"{job}/retry", json={"from": "start"}, headers=key) for _ in range(2))
+    assert (first.status_code, first.json()["status"]) == (200, "queued")
+    assert same(first, second)
+    assert second.headers["idempotency-replayed"] == "true"
+    kinds = [event["kind"] for event in client.get(f"{job}/events").json()["data"]]
+    assert kinds.count("retried") == 1
+    other = client.post(f"{job}/retry", json={"from": "checkpoint"}, headers=key)
+    assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")

@@ -8,6 +8,7 @@ from typing import Any
 
 from workers.trainer.exported.problem import UnreadableProgram
 from workers.trainer.formats.prepared import UnreadableFile
+from workers.trainer.formats.zipped import BROKEN
 
 FORMAT_ENTRY = "archive_format"  # torch's own mark, in the one folder that everything lies in
 
@@ -17,7 +18,7 @@ def is_program(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.partition("/")[2] == FORMAT_ENTRY for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except BROKEN:
         return False
 
 

@@ -1,0 +1,1 @@
+"""Made-up files for every reader of uploads: `python -m tests.fuzz`."""

@@ -29,6 +29,12 @@ REPLAYED = "Idempotency-Replayed"
 MAX_KEY_CHARACTERS = 255
 QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # a String of RFC 9651, as the draft wants it
 BARE = re.compile(r"[!#-~][!-~]*")  # what most clients send
+# For the document; what is sent is checked below, where the answer can say more. A quoted one may be longer by its quotes.
+FORM: dict[str, str | int] = {
+    "minLength": 1,
+    "maxLength": MAX_KEY_CHARACTERS,
+    "pattern": r'^([!#-~][!-~]*|"([ !#-\[\]-~]|\\["\\])+")$',
+}
 MEANING = (
     "A key of your own, at most 255 characters, such as a UUID: the same request with the same key is done once, and answered "
     "the same for 24 hours."
@@ -76,7 +82,7 @@ async def _once(
     request: Request,
     parts: Parts,
     caller: Asking,
-    idempotency_key: Annotated[str | None, Header(description=MEANING)] = None,
+    idempotency_key: Annotated[str | None, Header(description=MEANING, json_schema_extra=FORM)] = None,
 ) -> AsyncIterator[Answering]:
     """Raises Problem: 400 for a key that is none, 409 while the first request with it is being answered."""
     if idempotency_key is None:

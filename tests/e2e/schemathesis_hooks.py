@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import uuid
 import zlib
 from typing import Any
 
@@ -60,9 +61,13 @@ def filter_query(context: Any, query: Any) -> bool:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """The stream of a job that has not ended does not end either, and a job that was made up may run for years."""
+    """The stream of a job that has not ended does not end either, a job that was made up may run for years, and a client gives
+    every request an idempotency key of its own."""
     if case.operation.path.endswith("/stream") and str(case.path_parameters.get("job_id")).startswith("job_"):
         case.path_parameters["job_id"] = JOBS[0]
-    made_up = case.operation.label == "POST /v1/jobs" and case.meta.generation.mode == GenerationMode.POSITIVE
+    positive = case.meta.generation.mode == GenerationMode.POSITIVE
+    if positive and "idempotency-key" in (case.headers or {}):
+        case.headers["idempotency-key"] = str(uuid.uuid4())
+    made_up = case.operation.label == "POST /v1/jobs" and positive
     if made_up and isinstance(case.body, dict):
         case.body = json.loads(json.dumps(case.body)) | {"timeout_seconds": JOB_SECONDS}

@@ -104,7 +104,8 @@ def test_no_answer_without_the_key_where_the_document_wants_one(tmp_path: Path) 
     target = Target(tmp_path, api_key=KEY)
     try:
         document = httpx.get(f"{target.service.url}/openapi.json").json()
-        assert document["security"] == [{"key": []}]
+        closed = [one for path, found in document["paths"].items() if path.startswith("/v1") for one in found.values()]
+        assert all(len(one["security"]) == 1 and "key" in one["security"][0] for one in closed)
         target.run("--phases", "coverage,fuzzing", "--mode", "positive", "--max-examples", "10", POSTGRAD_TEST_CLASSES="first")
     finally:
         target.stop()

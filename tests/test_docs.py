@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`")
 
 
-@pytest.mark.parametrize("page", ["faults.md", "operating.md"])
+@pytest.mark.parametrize("page", ["faults.md", "operating.md", "promises.md"])
 def test_the_tests_that_a_page_names_exist(page: str) -> None:
     """`tests/x.py::name`, `tests/x.py`, or `::name` for one of the file that was named last."""
     found, file = 0, ""

@@ -34,7 +34,7 @@ serve: setup ## run the API, one worker and SQLite on http://$(HOST):$(PORT)
 test: setup ## the default test suite (under 5 minutes on two cores)
 	$(BIN)/python -m pytest $(ON_EVERY_CORE)
 
-test-long: setup ## the longer tests: a browser, every class of torch, real trainings (under 20 minutes)
+test-long: setup ## the longer tests: a browser, every class, real trainings, kills, made-up files and requests (under 20 minutes)
 	$(BIN)/python -m pytest $(ON_EVERY_CORE) -m 'browser or slow'
 
 check: setup ## lint, types, import rules

@@ -85,6 +85,7 @@ def test_a_disk_that_is_nearly_full_takes_nothing_new(short: Server) -> None:
     assert (ready.status_code, ready.json()["status"], ready.json()["checks"]["disk"]["ok"]) == (200, "degraded", False)
 
 
+@pytest.mark.slow
 def test_a_database_that_another_process_locks_is_read_and_says_when_to_write(client: httpx.Client, server: Server) -> None:
     job_id = client.post("/v1/jobs", json=good_spec()).json()["id"]
     with locked(server.folder / "postgrad.db"):

@@ -150,6 +150,7 @@ def test_a_repeat_while_the_first_is_running_is_409(client: httpx.Client, unfini
     wait_for(lambda: upload(client, key).status_code != 409, 10)  # a first request that was cut off holds nothing
 
 
+@pytest.mark.slow
 def test_two_servers_and_many_hands_make_one_job(tmp_path: Path) -> None:
     servers = [Server(tmp_path) for _ in range(2)]
     try:
@@ -176,6 +177,7 @@ def test_two_servers_and_many_hands_make_one_job(tmp_path: Path) -> None:
             server.stop()
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_answer_is_no_second_job(tmp_path: Path) -> None:
     store = Store(open_engine(tmp_path / "postgrad.db"))
     key = fresh()

@@ -188,6 +188,7 @@ def _answers(port: int) -> bool:
 CROWD = 1000
 
 
+@pytest.mark.slow
 def test_a_crowd_does_not_use_up_the_open_files(tmp_path: Path) -> None:
     server = Server(tmp_path, ["prlimit", "--nofile=600:600"])
     try:

@@ -12,6 +12,8 @@ import pytest
 
 from tests.e2e.conftest import Service, mlp, wait_for
 
+pytestmark = pytest.mark.slow
+
 CSV = b"x,y\n" + b"".join(b"%d,%d\n" % (n, n * 3) for n in range(50))
 EPOCHS = 300
 

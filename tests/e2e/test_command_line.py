@@ -214,6 +214,7 @@ def test_a_port_that_is_taken_is_told_at_once(service: Service, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_nothing_outlives_a_server_whose_terminal_is_gone(own_service: Service, number: signal.Signals) -> None:
     assert own_service.process is not None

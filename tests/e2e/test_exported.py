@@ -170,6 +170,7 @@ def test_the_worker_says_which_profiles_it_offers(strict_service: Service) -> No
     assert {"no_new_privs", "rlimits", "seccomp"} <= set(worker["profiles"]["strict"]["layers"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's server refuses strict here")
 def test_a_server_of_roots_refuses_it_and_says_why(service: Service, tmp_path: Path) -> None:
     path = tmp_path / "net.pt2"

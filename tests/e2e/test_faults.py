@@ -11,6 +11,8 @@ import pytest
 from tests.e2e.conftest import Service, mlp, wait_for
 from tests.faults import fill, locked, small_disk
 
+pytestmark = pytest.mark.slow
+
 LONG = mlp(epochs=4000, checkpoint={"every_n_epochs": 20})
 PER_EPOCH = 15  # iterations
 DISK_BYTES = 48 * 2**20
@@ -24,7 +26,6 @@ def _whole(service: Service, job_id: str, seconds: float) -> None:
     assert len(values) == job["progress"]["iterations"]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_database_that_is_locked_for_half_a_minute(own_service: Service) -> None:
     """As long as the lease of the worker that runs the job."""

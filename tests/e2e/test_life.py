@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.e2e.conftest import Service, mlp, wait_for
 from tests.e2e.test_service import children, digest
+
+pytestmark = pytest.mark.slow
 
 # Dropout, batch norm and a schedule per iteration: everything that a careless resume would change.
 LAYERS = [

@@ -9,6 +9,8 @@ import pytest
 from tests.e2e.conftest import Service, mlp
 from tests.e2e.user_service import user_service
 
+pytestmark = pytest.mark.slow
+
 # Sound on the checker's meta device and in its first look; in training it takes the process with it.
 POISON = b"""
 import ctypes

@@ -209,6 +209,7 @@ def test_code_that_never_comes_back_is_cancelled(service: Service) -> None:
     assert service.finished(job_id)["status"] == "cancelled"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's server refuses strict here")
 def test_a_server_of_roots_runs_none_of_it(tmp_path: Path) -> None:
     running = Service(tmp_path / "data", settings={"allow_python": "1"})

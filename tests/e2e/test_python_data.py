@@ -17,6 +17,8 @@ from tests.e2e.user_service import user_service
 from tests.trainer.test_own_data import BLOBS, textbook
 from tests.trainer.test_own_data_checks import DATA
 
+pytestmark = pytest.mark.slow
+
 MEMORY, DISK = 2**30, 2**25
 HERE = "/dataset/class"
 

@@ -11,6 +11,8 @@ from jobs.records import Lease
 from tests.workers.conftest import Driver, Place
 from workers.leases import Silence
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 
 

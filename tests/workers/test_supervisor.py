@@ -195,6 +195,7 @@ def test_a_worker_that_lost_its_lease_kills_the_trainer_and_writes_nothing(place
     other.supervisor.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_slept_between_its_claim_and_the_start_starts_nothing(place: Place) -> None:
     job_id = place.submit()
     other = Driver(place, place.supervisor())
@@ -250,6 +251,7 @@ def test_sigterm_gives_jobs_back_without_using_up_an_attempt(place: Place) -> No
     assert place.store.workers() == []
 
 
+@pytest.mark.slow
 def test_two_workers_and_two_hundred_jobs(place: Place, tmp_path: Path) -> None:
     jobs = [place.submit(iterations=5) for _ in range(200)]
     workers = [fork_worker(place, tmp_path / f"worker-{n}.log", cpu_slots=2) for n in range(2)]

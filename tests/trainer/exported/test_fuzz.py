@@ -45,6 +45,7 @@ def fuzz(paths: list[Path], seed: int, count: int) -> dict[str, int]:
     return outcomes
 
 
+@pytest.mark.slow
 def test_four_hundred_damaged_files(exported: Callable[[str], Path]) -> None:
     outcomes = fuzz([exported(name) for name in FILES], seed=0, count=400)
     assert set(outcomes) == {"refused", "accepted"}, outcomes
